@@ -1,0 +1,41 @@
+//! The BITS Upload Protocol [MC-BUP] and nothing else: no sockets, no clock, no randomness, no I/O.
+//!
+//! A request head becomes a typed [`Packet`]; a [`Session`] and a packet become a decision; an
+//! outcome becomes an [`Ack`]. The one table of HTTP status, HRESULT and context is [`Refusal`].
+//! Times and ids come in as arguments. The traits [`SessionStore`] and [`UploadStore`] say what
+//! a backend must do; the feature `conformance` holds the suite that checks it.
+
+mod ack;
+#[cfg(feature = "conformance")]
+pub mod conformance;
+mod directory;
+mod event;
+mod id;
+mod packet;
+mod path;
+mod principal;
+mod range;
+mod refusal;
+mod session;
+mod session_store;
+mod time;
+mod upload_store;
+
+pub use ack::Ack;
+pub use directory::{Directory, InvalidStoreAs, PublishAt, StoreAs};
+pub use event::{Ending, SessionEvent, SessionEventKind};
+pub use id::{InvalidSessionId, SessionId};
+pub use packet::{Form, FragmentHead, PROTOCOL, Packet, PacketType, header};
+pub use path::{InvalidPath, StorageKey, VirtualPath};
+pub use principal::Principal;
+pub use range::{ContentRange, InvalidContentRange};
+pub use refusal::{Hresult, Refusal};
+pub use session::{
+    After, CloseDecision, FragmentDecision, Illegal, NewSession, PublishIntent, Session, State, Tombstone, Transition,
+};
+pub use session_store::{Census, Commit, Filter, Found, SessionStore, SessionStoreError};
+pub use time::Timestamp;
+pub use upload_store::{
+    BodyError, BodyStream, Destination, Piece, Precondition, Stopped, StoreError, StoreErrorKind, Upload, UploadStore,
+    Written,
+};

@@ -1,0 +1,177 @@
+//! The one table of errors: HTTP status, HRESULT and context (sections 2.2.1.2 and 3.2.5.2).
+
+use std::{fmt, time::Duration};
+
+use http::StatusCode;
+
+use crate::{InvalidPath, StoreErrorKind};
+
+/// An error code as Windows writes it: `0x` and eight uppercase hexadecimal digits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Hresult(pub u32);
+
+impl Hresult {
+    /// The session is unknown; a client starts over.
+    pub const BG_E_SESSION_NOT_FOUND: Self = Self(0x8020_001F);
+    /// The upload is larger than the server takes; final.
+    pub const BG_E_TOO_LARGE: Self = Self(0x8020_0020);
+    /// The destination is not for this caller; final.
+    pub const E_ACCESSDENIED: Self = Self(0x8007_0005);
+    /// The packet is malformed; final.
+    pub const E_INVALIDARG: Self = Self(0x8007_0057);
+    /// The file is gone.
+    pub const ERROR_FILE_NOT_FOUND: Self = Self(0x8007_0002);
+    /// The folder does not exist.
+    pub const ERROR_PATH_NOT_FOUND: Self = Self(0x8007_0003);
+    /// The name cannot be used.
+    pub const ERROR_INVALID_NAME: Self = Self(0x8007_007B);
+    /// The storage is full.
+    pub const ERROR_DISK_FULL: Self = Self(0x8007_0070);
+    /// The operation may work later.
+    pub const ERROR_RETRY: Self = Self(0x8007_04D5);
+    /// HTTP status 503 in the shape of an HRESULT.
+    pub const BG_E_HTTP_ERROR_503: Self = Self(0x8019_01F7);
+    /// The server failed.
+    pub const E_FAIL: Self = Self(0x8000_4005);
+}
+
+impl fmt::Display for Hresult {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "0x{:08X}", self.0)
+    }
+}
+
+/// Why a packet was refused; the `Display` text is for logs, never for the wire.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// The session is unknown, ended, of another path or of another principal.
+    #[error("no such session for this caller and path")]
+    SessionNotFound,
+    /// The storage denies access or is read-only.
+    #[error("access denied")]
+    AccessDenied,
+    /// The destination exists and may not be overwritten; answered with `conflict_status`.
+    #[error("the destination exists")]
+    DestinationExists {
+        /// The status that the directory is configured to answer, 403 or 409.
+        status: StatusCode,
+    },
+    /// The directory takes no uploads.
+    #[error("uploads are not enabled for this directory")]
+    UploadsDisabled,
+    /// The URL lies outside every virtual directory.
+    #[error("no virtual directory holds this path")]
+    PathNotFound,
+    /// The parent folder is missing and may not be created.
+    #[error("the destination's folder does not exist")]
+    ParentMissing,
+    /// The packet breaks a rule of section 2.2.
+    #[error("malformed packet: {0}")]
+    Malformed(&'static str),
+    /// The destination is a folder.
+    #[error("the destination is a folder")]
+    DestinationIsFolder,
+    /// The path cannot name an upload.
+    #[error("unusable name: {0}")]
+    InvalidName(#[from] InvalidPath),
+    /// The fragment starts past the next wanted byte.
+    #[error("the fragment leaves a gap; the next wanted byte is {next}")]
+    Gap {
+        /// The offset that the server wants next.
+        next: u64,
+    },
+    /// The upload exceeds `maximum_upload_size`.
+    #[error("the upload is larger than the directory takes")]
+    TooLarge,
+    /// The fragment exceeds `maximum_fragment_size`.
+    #[error("the fragment is larger than the directory takes")]
+    FragmentTooLarge,
+    /// The storage is full, or a quota is.
+    #[error("out of storage space")]
+    DiskFull,
+    /// The caller has as many unfinished sessions as allowed.
+    #[error("the caller's limit of unfinished sessions is reached")]
+    SessionLimit,
+    /// Something that we need does not answer, or we have too much to do.
+    #[error("temporarily unavailable")]
+    Unavailable,
+    /// The staged data was gone when it was to be published.
+    #[error("the staged data is gone")]
+    StagedDataVanished,
+    /// Our own fault; the cause is logged where it was seen.
+    #[error("internal error")]
+    Internal,
+}
+
+impl Refusal {
+    /// What a client that is told to come back later should wait.
+    pub const RETRY_AFTER: Duration = Duration::from_secs(30);
+
+    /// The status of the answer.
+    pub fn status(&self) -> StatusCode {
+        self.row().0
+    }
+
+    /// The HRESULT of the answer; none where one would end a job that can go on.
+    pub fn hresult(&self) -> Option<Hresult> {
+        self.row().1
+    }
+
+    /// `BITS-Error-Context`, on every answer that has an HRESULT: 0x5, the server.
+    pub fn context(&self) -> Option<&'static str> {
+        self.hresult().map(|_| "0x5")
+    }
+
+    /// The next wanted byte, where the answer must say it.
+    pub fn next_offset(&self) -> Option<u64> {
+        match self {
+            Self::Gap { next } => Some(*next),
+            _ => None,
+        }
+    }
+
+    /// How long the client should wait before it tries again, where the answer must say it.
+    pub fn retry_after(&self) -> Option<Duration> {
+        (self.status() == StatusCode::SERVICE_UNAVAILABLE).then_some(Self::RETRY_AFTER)
+    }
+
+    /// Whether the fault lies with the server: logged with its cause, not at debug.
+    pub fn is_ours(&self) -> bool {
+        matches!(self, Self::Internal | Self::Unavailable | Self::DiskFull | Self::StagedDataVanished)
+    }
+
+    /// The refusal for a failure of the upload store.
+    pub fn from_store(kind: StoreErrorKind, conflict: StatusCode) -> Self {
+        match kind {
+            StoreErrorKind::Full => Self::DiskFull,
+            StoreErrorKind::Denied => Self::AccessDenied,
+            StoreErrorKind::NoParent => Self::ParentMissing,
+            StoreErrorKind::Exists => Self::DestinationExists { status: conflict },
+            StoreErrorKind::IsFolder => Self::DestinationIsFolder,
+            StoreErrorKind::Missing => Self::StagedDataVanished,
+            StoreErrorKind::Unavailable | StoreErrorKind::Doubtful { .. } => Self::Unavailable,
+            StoreErrorKind::Other => Self::Internal,
+        }
+    }
+
+    fn row(&self) -> (StatusCode, Option<Hresult>) {
+        match self {
+            Self::SessionNotFound => (StatusCode::INTERNAL_SERVER_ERROR, Some(Hresult::BG_E_SESSION_NOT_FOUND)),
+            Self::AccessDenied => (StatusCode::FORBIDDEN, Some(Hresult::E_ACCESSDENIED)),
+            Self::DestinationExists { status } => (*status, Some(Hresult::E_ACCESSDENIED)),
+            Self::UploadsDisabled => (StatusCode::NOT_IMPLEMENTED, Some(Hresult::E_ACCESSDENIED)),
+            Self::PathNotFound | Self::ParentMissing => (StatusCode::NOT_FOUND, Some(Hresult::ERROR_PATH_NOT_FOUND)),
+            Self::Malformed(_) | Self::DestinationIsFolder => (StatusCode::BAD_REQUEST, Some(Hresult::E_INVALIDARG)),
+            Self::InvalidName(_) => (StatusCode::BAD_REQUEST, Some(Hresult::ERROR_INVALID_NAME)),
+            Self::Gap { .. } => (StatusCode::RANGE_NOT_SATISFIABLE, None),
+            Self::TooLarge => (StatusCode::INTERNAL_SERVER_ERROR, Some(Hresult::BG_E_TOO_LARGE)),
+            Self::FragmentTooLarge => (StatusCode::PAYLOAD_TOO_LARGE, None),
+            Self::DiskFull => (StatusCode::INTERNAL_SERVER_ERROR, Some(Hresult::ERROR_DISK_FULL)),
+            Self::SessionLimit => (StatusCode::SERVICE_UNAVAILABLE, Some(Hresult::BG_E_HTTP_ERROR_503)),
+            Self::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, Some(Hresult::ERROR_RETRY)),
+            Self::StagedDataVanished => (StatusCode::NOT_FOUND, Some(Hresult::ERROR_FILE_NOT_FOUND)),
+            Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, Some(Hresult::E_FAIL)),
+        }
+    }
+}

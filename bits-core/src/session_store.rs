@@ -1,0 +1,138 @@
+//! What a database of sessions must do: small rows, changed by compare-and-swap.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use crate::{NewSession, Piece, Principal, Session, SessionId, Timestamp, Tombstone, Transition};
+
+/// Keeps sessions. The row alone says how far an upload has come; clocks are the store's own.
+///
+/// Every method may be cancelled by dropping its future; a change then either is committed whole
+/// or is not there at all.
+#[async_trait]
+pub trait SessionStore: Send + Sync + 'static {
+    /// Stores a new session, durably. [`SessionStoreError::Limit`] when the principal has
+    /// `new.limit` unfinished sessions (state ReceiveFragments or Publish) already; anonymous
+    /// callers pass no limit.
+    async fn create(&self, new: &NewSession) -> Result<Session, SessionStoreError>;
+
+    /// The session, live or ended.
+    async fn load(&self, id: SessionId) -> Result<Option<Found>, SessionStoreError>;
+
+    /// Commits `transition` if the session still has the epoch, offset and state of `from`, in
+    /// one transaction. Survives a power loss where [`Transition::is_durable`].
+    async fn commit(&self, from: &Session, transition: &Transition) -> Result<Commit, SessionStoreError>;
+
+    /// The pieces of a live or unclean session that end after `from`, in order of their start. A
+    /// regress drops the pieces that end after its offset, so stores with pieces only ever doubt
+    /// from a piece's start on.
+    async fn pieces(&self, id: SessionId, from: u64) -> Result<Vec<Piece>, SessionStoreError>;
+
+    /// Pieces that another piece replaced or a regress dropped, and whose bytes were not yet
+    /// [forgotten](Self::forget_pieces), of sessions live or unclean.
+    async fn replaced_pieces(&self, id: SessionId) -> Result<Vec<Piece>, SessionStoreError>;
+
+    /// Forgets replaced pieces: their bytes are deleted.
+    async fn forget_pieces(&self, id: SessionId, pieces: &[Piece]) -> Result<(), SessionStoreError>;
+
+    /// Live sessions, oldest first.
+    async fn list(&self, filter: &Filter) -> Result<Vec<Session>, SessionStoreError>;
+
+    /// How many live sessions there are, and how many of them have expired.
+    async fn census(&self) -> Result<Census, SessionStoreError>;
+
+    /// At most `limit` live sessions that have expired by the store's clock.
+    async fn expired(&self, limit: u32) -> Result<Vec<Session>, SessionStoreError>;
+
+    /// At most `limit` sessions in state Publish whose `retry_at` is unset or past.
+    async fn unpublished(&self, limit: u32) -> Result<Vec<Session>, SessionStoreError>;
+
+    /// At most `limit` tombstones that may have staged bytes to delete.
+    async fn unclean(&self, limit: u32) -> Result<Vec<Tombstone>, SessionStoreError>;
+
+    /// Notes that the staged bytes of an ended session are deleted.
+    async fn cleaned(&self, id: SessionId) -> Result<(), SessionStoreError>;
+
+    /// Forgets at most `limit` clean tombstones past their time; returns how many.
+    async fn purge(&self, limit: u32) -> Result<u64, SessionStoreError>;
+
+    /// The store's clock.
+    async fn now(&self) -> Result<Timestamp, SessionStoreError>;
+
+    /// Whether the store answers.
+    async fn check(&self) -> Result<(), SessionStoreError>;
+}
+
+/// What [`SessionStore::load`] found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// A live session.
+    Live(Session),
+    /// An ended one.
+    Ended(Tombstone),
+}
+
+/// What came of [`SessionStore::commit`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Commit {
+    /// Committed; the session as it stands now.
+    Live(Session),
+    /// Committed; the session is over.
+    Ended(Tombstone),
+    /// Nothing was committed: somebody else moved the session. Load it and decide again.
+    Moved,
+    /// Nothing was committed: this session is publishing to the same storage and key.
+    Claimed(SessionId),
+}
+
+/// Which sessions to list.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Filter {
+    /// Without progress for at least this long.
+    pub idle: Option<Duration>,
+    /// Of this principal.
+    pub principal: Option<Principal>,
+    /// Whose destination's decoded path starts with this text.
+    pub path_prefix: Option<String>,
+    /// Of the directory with this `url_path`.
+    pub directory: Option<String>,
+    /// After this session in the order of the listing, for the next page.
+    pub after: Option<(Timestamp, SessionId)>,
+    /// At most as many.
+    pub limit: u32,
+}
+
+/// Counts of live sessions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Census {
+    /// All live sessions.
+    pub live: u64,
+    /// Those that have expired and were not swept yet.
+    pub expired: u64,
+}
+
+/// Why a session store failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SessionStoreError {
+    /// The principal has as many unfinished sessions as allowed.
+    #[error("the limit of unfinished sessions is reached")]
+    Limit,
+    /// The database's disk is full.
+    #[error("the session database has no space left")]
+    Full(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The database does not answer now; trying again may help.
+    #[error("the session database does not answer")]
+    Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The transition does not fit the state: a bug of the caller.
+    #[error(transparent)]
+    Illegal(#[from] crate::Illegal),
+    /// A row makes no sense: it was written by something else.
+    #[error("the session database holds a row that makes no sense: {0}")]
+    Corrupt(String),
+    /// Anything else.
+    #[error("the session database failed")]
+    Other(#[source] Box<dyn std::error::Error + Send + Sync>),
+}

@@ -1,0 +1,277 @@
+//! What a store of bytes must do: local disks and object stores alike.
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_core::Stream;
+
+use crate::{PublishIntent, Session, SessionId, StorageKey};
+
+/// Keeps the bytes of uploads under way, and puts them at their destination.
+///
+/// The session row says which bytes count. A store may hold more than the row knows; it must
+/// never need less. Nothing is deleted before the row names its replacement.
+#[async_trait]
+pub trait UploadStore: Send + Sync + 'static {
+    /// Names the span of time over which written but unsynced bytes survive: the machine's boot.
+    /// Stores whose writes are durable at once give one constant.
+    fn incarnation(&self) -> &str;
+
+    /// From which offset on the other methods must be told the pieces of an upload; none where
+    /// pieces are not used.
+    fn pieces_from(&self, session: &Session) -> Option<u64> {
+        let _ = session;
+        None
+    }
+
+    /// What stands at `key` now.
+    async fn inspect(&self, key: &StorageKey) -> Result<Destination, StoreError>;
+
+    /// Makes room for an upload whose size has just become known. [`StoreErrorKind::Full`] when
+    /// it cannot fit.
+    async fn reserve(&self, upload: &Upload) -> Result<(), StoreError>;
+
+    /// How many bytes of the upload, counted from its start, are there. At least `received`
+    /// unless something was lost.
+    async fn available(&self, upload: &Upload) -> Result<u64, StoreError>;
+
+    /// Writes `body` at the session's `received`, until it ends. What was written is kept
+    /// whatever ends it: the caller commits [`Written::reached`].
+    ///
+    /// Must be driven to its end: a dropped future leaves it open how much was written.
+    async fn write(&self, upload: &Upload, body: &mut BodyStream<'_>) -> Written;
+
+    /// Makes all bytes up to `received` durable, with every folder entry on the way to them.
+    /// [`StoreErrorKind::Doubtful`] says from where on they must be sent again.
+    async fn sync(&self, upload: &Upload) -> Result<(), StoreError>;
+
+    /// Checks the destination, and notes what [`publish`](Self::publish) will do. The bytes are
+    /// [synced](Self::sync) before.
+    async fn prepare(&self, upload: &Upload, precondition: Precondition) -> Result<PublishIntent, StoreError>;
+
+    /// Puts the upload at its destination, durably. May be called again after a crash at any
+    /// point, and then finds out from `intent` how far the first call came.
+    /// [`StoreErrorKind::Exists`], [`StoreErrorKind::IsFolder`] and [`StoreErrorKind::NoParent`]
+    /// mean that nothing was published and nothing will be.
+    async fn publish(
+        &self,
+        upload: &Upload,
+        precondition: Precondition,
+        intent: &PublishIntent,
+    ) -> Result<(), StoreError>;
+
+    /// Deletes everything that is staged for the session. Done already is done well.
+    async fn discard(&self, upload: &Upload) -> Result<(), StoreError>;
+
+    /// Deletes the bytes of pieces that the session names no more.
+    async fn discard_pieces(&self, upload: &Upload, pieces: &[Piece]) -> Result<(), StoreError> {
+        let _ = (upload, pieces);
+        Ok(())
+    }
+
+    /// Whether the store answers and takes writes.
+    async fn check(&self) -> Result<(), StoreError>;
+}
+
+/// The body of a fragment as the store sees it: only the bytes to write.
+pub type BodyStream<'a> = dyn Stream<Item = Result<Bytes, BodyError>> + Send + Unpin + 'a;
+
+/// What a store is told of an upload.
+#[derive(Clone, Debug)]
+pub struct Upload {
+    /// Identifies it.
+    pub session: SessionId,
+    /// Staged objects carry it in their names.
+    pub epoch: u64,
+    /// The folder below whose `BITS-Sessions` it is staged.
+    pub folder: StorageKey,
+    /// Where it is to be published.
+    pub key: StorageKey,
+    /// Its size; zero until known.
+    pub total: u64,
+    /// Bytes held.
+    pub received: u64,
+    /// Bytes that a power loss cannot take.
+    pub synced: u64,
+    /// What the store gave in [`Written::handle`].
+    pub handle: Option<String>,
+    /// The pieces that end after [`UploadStore::pieces_from`], in order.
+    pub pieces: Vec<Piece>,
+}
+
+impl Upload {
+    /// What a store is told of a live session.
+    pub fn of(session: &Session, pieces: Vec<Piece>) -> Self {
+        Self {
+            session: session.id,
+            epoch: session.epoch,
+            folder: session.folder.clone(),
+            key: session.key.clone(),
+            total: session.total.unwrap_or(0),
+            received: session.received,
+            synced: session.synced,
+            handle: session.handle.clone(),
+            pieces,
+        }
+    }
+
+    /// What a store is told of an ended session, to delete it.
+    pub fn of_ended(tombstone: &crate::Tombstone, pieces: Vec<Piece>) -> Self {
+        Self {
+            session: tombstone.id,
+            epoch: 0,
+            folder: tombstone.folder.clone(),
+            key: tombstone.key.clone(),
+            total: 0,
+            received: 0,
+            synced: 0,
+            handle: tombstone.handle.clone(),
+            pieces,
+        }
+    }
+}
+
+/// Where some bytes of an upload lie. Only the store that gave it reads the id.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Piece {
+    /// Offset of its first byte.
+    pub start: u64,
+    /// Bytes in it.
+    pub len: u64,
+    /// The store's name for it.
+    pub id: String,
+}
+
+impl Piece {
+    /// Offset after its last byte.
+    pub const fn end(&self) -> u64 {
+        self.start + self.len
+    }
+}
+
+/// What [`UploadStore::write`] did.
+#[derive(Debug)]
+#[must_use]
+pub struct Written {
+    /// Offset after the last byte that was stored.
+    pub reached: u64,
+    /// Bytes that a power loss cannot take.
+    pub synced: u64,
+    /// Where the new bytes lie, for stores that use pieces. A piece may replace older ones by
+    /// covering them.
+    pub pieces: Vec<Piece>,
+    /// A handle to be kept with the session.
+    pub handle: Option<String>,
+    /// Why it stopped before the body's end.
+    pub stopped: Option<Stopped>,
+}
+
+/// Why a write stopped before the body's end.
+#[derive(Debug, thiserror::Error)]
+pub enum Stopped {
+    /// The body failed.
+    #[error(transparent)]
+    Body(#[from] BodyError),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Why a body ended early.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum BodyError {
+    /// The connection broke.
+    #[error("the connection broke in the middle of the body")]
+    Disconnected,
+    /// Nothing came for `idle_timeout`.
+    #[error("no byte of the body came for too long")]
+    Idle,
+    /// A newer request for the same session took over, or the server is stopping.
+    #[error("the body was cut off")]
+    Cut,
+    /// The body has another length than its head said.
+    #[error("the body is shorter or longer than its Content-Range")]
+    Length,
+}
+
+/// What stands at a destination.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Destination {
+    /// Nothing, and its folder exists or needs none.
+    Absent,
+    /// Nothing, and its folder is missing too.
+    NoParent,
+    /// A file, or anything else that is no folder.
+    File,
+    /// A folder.
+    Folder,
+}
+
+/// Under which conditions, and how, an upload is published.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Precondition {
+    /// Whether an existing file may be replaced.
+    pub overwrite: bool,
+    /// Whether missing folders are made.
+    pub create_folders: bool,
+    /// Permissions of the file, where the store has such.
+    pub file_mode: u32,
+    /// Permissions of folders that are made.
+    pub folder_mode: u32,
+}
+
+/// A failure of an upload store.
+#[derive(Debug, thiserror::Error)]
+#[error("{context}")]
+pub struct StoreError {
+    /// What it means.
+    pub kind: StoreErrorKind,
+    /// What was being done to what; for people.
+    pub context: String,
+    /// What the system said.
+    #[source]
+    pub source: Option<Box<dyn std::error::Error + Send + Sync>>,
+}
+
+impl StoreError {
+    /// A failure without a deeper cause.
+    pub fn new(kind: StoreErrorKind, context: impl Into<String>) -> Self {
+        Self { kind, context: context.into(), source: None }
+    }
+
+    /// A failure with what the system said.
+    pub fn with_source(
+        kind: StoreErrorKind,
+        context: impl Into<String>,
+        source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> Self {
+        Self { kind, context: context.into(), source: Some(source.into()) }
+    }
+}
+
+/// What a failure means for the upload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum StoreErrorKind {
+    /// No space is left.
+    Full,
+    /// Permission is denied, or the storage is read-only.
+    Denied,
+    /// The destination's folder is missing and may not be made.
+    NoParent,
+    /// The destination exists and may not be replaced.
+    Exists,
+    /// The destination is a folder.
+    IsFolder,
+    /// The staged bytes are gone.
+    Missing,
+    /// Bytes from `good` on may be lost; they must be sent again.
+    Doubtful {
+        /// Bytes that are certain.
+        good: u64,
+    },
+    /// The store does not answer; trying again may help.
+    Unavailable,
+    /// Anything else.
+    Other,
+}
