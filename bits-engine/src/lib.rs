@@ -1,1 +1,24 @@
-//! x
+//! The upload path without HTTP: a request's head, its caller and its body become an ack.
+//!
+//! [`Engine::handle`] takes packets from any HTTP server; [`Engine::maintain`] finishes what a
+//! crash interrupted and sweeps what expired. Order of the stores, turns of requests for one
+//! session, publishing and sweeping live here; sockets, databases and configuration do not.
+//!
+//! Work on a session runs in tasks of its own: dropping the future of [`Engine::handle`], as a
+//! server does when a connection breaks, loses nothing that was received.
+
+mod body;
+mod cache;
+mod directories;
+mod end;
+mod engine;
+mod faults;
+mod fragment;
+mod maintain;
+mod publish;
+mod turns;
+
+pub use body::Body;
+pub use directories::{Directories, DuplicateUrlPath};
+pub use engine::{Caller, Engine, EngineBuilder, Limits};
+pub use maintain::Sweep;

@@ -1,0 +1,142 @@
+//! The body of a request: bounded in time, cut off when it must be, and dropped politely.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bits_core::BodyError;
+use bytes::Bytes;
+use futures_core::Stream;
+use futures_util::StreamExt;
+use tokio::time::{Instant, Sleep};
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+
+/// How long an unwanted body is read before the answer is sent anyway.
+const DRAIN_TIME: Duration = Duration::from_secs(10);
+
+/// A request's body: a stream of bytes, and whether the client waits to be asked for it.
+pub struct Body {
+    stream: Pin<Box<dyn Stream<Item = Result<Bytes, BodyError>> + Send>>,
+    /// Asked for by `Expect: 100-continue` and not read yet: nothing is in flight.
+    unasked: bool,
+    /// Nothing more is read, be it that it ended or that it was given up.
+    ended: bool,
+}
+
+impl Body {
+    /// A body that the client is sending. Chunks may have any size; the stream ends with the
+    /// body, and fails with [`BodyError::Disconnected`] when the connection breaks.
+    pub fn new(stream: impl Stream<Item = Result<Bytes, BodyError>> + Send + 'static) -> Self {
+        Self { stream: Box::pin(stream), unasked: false, ended: false }
+    }
+
+    /// The same body, which the client sends only when it is asked for by `100 Continue`.
+    pub fn awaiting_continue(self, awaiting: bool) -> Self {
+        Self { unasked: awaiting, ..self }
+    }
+
+    /// The part of the body to be written: without its first `skip` bytes, and failing unless
+    /// exactly `length` bytes follow.
+    pub(crate) fn part(&mut self, skip: u64, length: u64, idle: Duration, cut: CancellationToken) -> Part<'_> {
+        Part {
+            body: self,
+            skip,
+            left: length,
+            idle,
+            timer: Box::pin(tokio::time::sleep(idle)),
+            cut: Box::pin(cut.cancelled_owned()),
+        }
+    }
+
+    /// Reads and drops what is in flight: a client that is still sending sees a reset instead of
+    /// the answer when the connection is closed on it. At most `limit` bytes and 10 s.
+    pub(crate) async fn drain(&mut self, limit: u64) {
+        if self.unasked {
+            return;
+        }
+        let _ = tokio::time::timeout(DRAIN_TIME, async {
+            let mut dropped = 0;
+            while dropped <= limit
+                && let Some(Ok(chunk)) = self.next().await
+            {
+                dropped += chunk.len() as u64;
+            }
+        })
+        .await;
+    }
+}
+
+impl Stream for Body {
+    type Item = Result<Bytes, BodyError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if self.ended {
+            return Poll::Ready(None);
+        }
+        self.unasked = false;
+        let next = self.stream.as_mut().poll_next(context);
+        if let Poll::Ready(None | Some(Err(_))) = next {
+            self.ended = true;
+        }
+        next
+    }
+}
+
+/// The bytes of a body that a store is to write.
+pub(crate) struct Part<'a> {
+    body: &'a mut Body,
+    skip: u64,
+    left: u64,
+    idle: Duration,
+    timer: Pin<Box<Sleep>>,
+    cut: Pin<Box<WaitForCancellationFutureOwned>>,
+}
+
+impl Part<'_> {
+    /// Drops the bytes that are held already and checks that no more come than were said.
+    fn accept(&mut self, mut chunk: Bytes) -> Result<Bytes, BodyError> {
+        let skipped = self.skip.min(chunk.len() as u64);
+        self.skip -= skipped;
+        let chunk = chunk.split_off(usize::try_from(skipped).unwrap_or(usize::MAX));
+        self.left = self.left.checked_sub(chunk.len() as u64).ok_or(BodyError::Length)?;
+        Ok(chunk)
+    }
+
+    fn end(&self) -> Option<Result<Bytes, BodyError>> {
+        (self.skip > 0 || self.left > 0).then_some(Err(BodyError::Length))
+    }
+}
+
+impl Stream for Part<'_> {
+    type Item = Result<Bytes, BodyError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        use std::future::Future;
+
+        let this = &mut *self;
+        if this.cut.as_mut().poll(context).is_ready() {
+            this.body.ended = true;
+            return Poll::Ready(Some(Err(BodyError::Cut)));
+        }
+        loop {
+            match Pin::new(&mut *this.body).poll_next(context) {
+                Poll::Ready(None) => return Poll::Ready(this.end()),
+                Poll::Ready(Some(Err(error))) => return Poll::Ready(Some(Err(error))),
+                Poll::Ready(Some(Ok(chunk))) => {
+                    this.timer.as_mut().reset(Instant::now() + this.idle);
+                    match this.accept(chunk) {
+                        Ok(chunk) if chunk.is_empty() => {}
+                        accepted => return Poll::Ready(Some(accepted)),
+                    }
+                }
+                Poll::Pending if this.timer.as_mut().poll(context).is_ready() => {
+                    this.body.ended = true;
+                    return Poll::Ready(Some(Err(BodyError::Idle)));
+                }
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+    }
+}

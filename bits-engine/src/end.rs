@@ -1,0 +1,183 @@
+//! Opening a session, and ending it: Close-Session and Cancel-Session (sections 3.2.5.2.7 and
+//! 3.2.5.2.8).
+
+use std::sync::Arc;
+
+use bits_core::{
+    Ack, CloseDecision, Commit, Ending, Found, Refusal, Session, SessionEventKind, SessionId, State, Tombstone,
+    Transition, Upload,
+};
+
+use crate::{
+    engine::{Call, Inner, chain, row_refusal},
+    faults::fault,
+    fragment::ATTEMPTS,
+    publish::Outcome,
+};
+
+/// What a packet finds under its session id.
+pub(crate) enum Opened {
+    /// A live session of this caller and path, its bytes checked.
+    Live(Box<Session>),
+    /// The session is over, and this is the answer.
+    Answer(Ack),
+}
+
+impl Inner {
+    /// Reads a session's row, and trusts no more of its bytes than is there.
+    pub(crate) async fn open(&self, call: &Call, id: SessionId) -> Result<Opened, Refusal> {
+        for _ in 0..ATTEMPTS {
+            let Some(session) = self.find(call, id).await? else {
+                return self.ended(call, id).await.map(Opened::Answer);
+            };
+            match self.doubted(&session).await? {
+                Some(to) if call.packet.kind() == bits_core::PacketType::Fragment => {
+                    self.regress(&session, to).await?;
+                }
+                _ => {
+                    self.cache.put(&session);
+                    return Ok(Opened::Live(Box::new(session)));
+                }
+            }
+        }
+        Err(Refusal::Unavailable)
+    }
+
+    pub(crate) async fn close(self: &Arc<Self>, call: &Call, id: SessionId) -> Ack {
+        let mut turn = self.turns.take(id, &self.stop).await;
+        for _ in 0..ATTEMPTS {
+            let session = match self.open(call, id).await {
+                Ok(Opened::Live(session)) => session,
+                Ok(Opened::Answer(ack)) => return ack,
+                Err(refusal) => return refused(refusal, id),
+            };
+            let step = match session.on_close(call.form) {
+                CloseDecision::End | CloseDecision::Discard => self.end(&session, Ending::Closed).await,
+                CloseDecision::PublishEmpty => self.begin(call, &session, 0).await.map(|_| false),
+                CloseDecision::Publish => {
+                    turn.end();
+                    self.publish_to_close(id).await
+                }
+            };
+            match step {
+                Ok(true) => return Ack::ended(id),
+                Ok(false) => {}
+                Err(refusal) => return refused(refusal, id),
+            }
+        }
+        refused(Refusal::Unavailable, id)
+    }
+
+    pub(crate) async fn cancel(self: &Arc<Self>, call: &Call, id: SessionId) -> Ack {
+        let mut turn = self.turns.take(id, &self.stop).await;
+        for _ in 0..ATTEMPTS {
+            let session = match self.find(call, id).await {
+                Ok(Some(session)) => session,
+                Ok(None) => return self.ended(call, id).await.unwrap_or_else(|refusal| refused(refusal, id)),
+                Err(refusal) => return refused(refusal, id),
+            };
+            let step = if session.state == State::Publish {
+                turn.end();
+                match self.publish(id).await {
+                    Outcome::Published { .. } | Outcome::Regressed { .. } => Ok(false),
+                    // The destination refused it, so that the session can be cancelled now.
+                    Outcome::Refused(refusal) if !refusal.is_ours() => Ok(false),
+                    Outcome::Refused(refusal) => Err(refusal),
+                }
+            } else {
+                self.end(&session, Ending::Cancelled).await
+            };
+            match step {
+                Ok(true) => return Ack::ended(id),
+                Ok(false) => {}
+                Err(refusal) => return refused(refusal, id),
+            }
+        }
+        refused(Refusal::Unavailable, id)
+    }
+
+    /// Ends a session and deletes what is staged for it; false when somebody else moved it.
+    pub(crate) async fn end(&self, session: &Session, ending: Ending) -> Result<bool, Refusal> {
+        fault("end-before-commit");
+        self.cache.remove(session.id);
+        let commit = self.sessions.commit(session, &Transition::End(ending)).await;
+        let Commit::Ended(tombstone) = commit.map_err(|error| row_refusal(&error))? else { return Ok(false) };
+        fault("end-after-commit");
+        self.emit(tombstone.ended_at, session, SessionEventKind::Ended(ending));
+        if tombstone.unclean {
+            self.clean(&tombstone).await;
+        }
+        Ok(true)
+    }
+
+    /// Deletes what is staged for an ended session. A failure is logged; the sweeper tries again.
+    pub(crate) async fn clean(&self, tombstone: &Tombstone) {
+        let Ok(store) = self.storage(&tombstone.storage) else { return };
+        let pieces = match self.sessions.pieces(tombstone.id, 0).await {
+            Ok(pieces) => pieces,
+            Err(error) => return tracing::error!(error = %chain(&error), "the session store failed"),
+        };
+        if let Err(error) = store.discard(&Upload::of_ended(tombstone, pieces)).await {
+            tracing::error!(session = %tombstone.id, error = %chain(&error), "staged bytes could not be deleted; they are tried again");
+            return;
+        }
+        fault("end-after-discard");
+        if let Err(error) = self.sessions.cleaned(tombstone.id).await {
+            tracing::error!(error = %chain(&error), "the session store failed");
+        }
+    }
+
+    /// The live session of this id, path and caller.
+    async fn find(&self, call: &Call, id: SessionId) -> Result<Option<Session>, Refusal> {
+        match self.sessions.load(id).await.map_err(|error| row_refusal(&error))? {
+            Some(Found::Live(session)) if session.belongs_to(&call.caller.principal, &call.destination) => {
+                Ok(Some(session))
+            }
+            Some(Found::Live(_)) | None => Err(Refusal::SessionNotFound),
+            Some(Found::Ended(_)) => Ok(None),
+        }
+    }
+
+    /// The answer to a packet for a session that is over.
+    async fn ended(&self, call: &Call, id: SessionId) -> Result<Ack, Refusal> {
+        let found = self.sessions.load(id).await.map_err(|error| row_refusal(&error))?;
+        let Some(Found::Ended(tombstone)) = found else { return Err(Refusal::SessionNotFound) };
+        if !tombstone.belongs_to(&call.caller.principal, &call.destination) {
+            return Err(Refusal::SessionNotFound);
+        }
+        match tombstone.answer(&call.packet) {
+            Some(Some(total)) => Ok(Ack::fragment(id, total)),
+            Some(None) => Ok(Ack::ended(id)),
+            None => Err(Refusal::SessionNotFound),
+        }
+    }
+
+    /// From where on the session's bytes must come again, if any.
+    async fn doubted(&self, session: &Session) -> Result<Option<u64>, Refusal> {
+        if session.state != State::ReceiveFragments || session.received == 0 {
+            return Ok(None);
+        }
+        let store = self.storage(&session.storage)?;
+        let upload = self.whole_upload(session).await?;
+        let available = store.available(&upload).await.map_err(|error| {
+            tracing::error!(session = %session.id, error = %chain(&error), "the upload store failed");
+            Refusal::from_store(error.kind, http::StatusCode::FORBIDDEN)
+        })?;
+        Ok(session.doubt(store.incarnation(), available))
+    }
+
+    /// Publishes before a Close-Session. Bytes that were acknowledged and are gone cannot be
+    /// asked for any more: the client learns it, and the session stays.
+    async fn publish_to_close(self: &Arc<Self>, id: SessionId) -> Result<bool, Refusal> {
+        match self.publish(id).await {
+            Outcome::Published { .. } => Ok(false),
+            Outcome::Regressed { .. } => Err(Refusal::StagedDataVanished),
+            Outcome::Refused(refusal) => Err(refusal),
+        }
+    }
+}
+
+fn refused(refusal: Refusal, id: SessionId) -> Ack {
+    let known = refusal != Refusal::SessionNotFound;
+    Ack::refused(refusal, known.then_some(id))
+}

@@ -1,0 +1,332 @@
+//! The engine: a packet's way from its head to its ack.
+
+use std::{collections::HashMap, fmt, net::IpAddr, sync::Arc, time::Duration};
+
+use bits_core::{
+    Ack, Directory, Form, NewSession, Packet, Principal, Refusal, Session, SessionEvent, SessionEventKind, SessionId,
+    SessionStore, SessionStoreError, Timestamp, Upload, UploadStore, VirtualPath,
+};
+use http::request::Parts;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use uuid::Uuid;
+
+use crate::{
+    body::Body,
+    cache::Cache,
+    directories::{Directories, Route},
+    faults::fault,
+    publish::Jobs,
+    turns::Turns,
+};
+
+/// Who sends a packet.
+#[derive(Clone, Debug)]
+pub struct Caller {
+    /// Proved by whoever calls the engine.
+    pub principal: Principal,
+    /// For logs; never for decisions.
+    pub address: Option<IpAddr>,
+}
+
+/// Bounds in time.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// How long a body may be silent before its request is ended; what came is kept.
+    pub idle_timeout: Duration,
+    /// How long a request waits for publishing that is under way; Windows waits 5 minutes.
+    pub publish_wait: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { idle_timeout: Duration::from_secs(120), publish_wait: Duration::from_secs(240) }
+    }
+}
+
+/// Takes packets. Cheap to clone; all clones are one engine.
+#[derive(Clone)]
+pub struct Engine {
+    pub(crate) inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    pub(crate) sessions: Arc<dyn SessionStore>,
+    pub(crate) storages: HashMap<String, Arc<dyn UploadStore>>,
+    pub(crate) directories: Directories,
+    pub(crate) limits: Limits,
+    pub(crate) turns: Turns,
+    pub(crate) jobs: Jobs,
+    pub(crate) cache: Cache,
+    pub(crate) tasks: TaskTracker,
+    /// Cuts off every body.
+    pub(crate) stop: CancellationToken,
+    events: Arc<dyn Fn(&SessionEvent) + Send + Sync>,
+}
+
+/// Puts an engine together.
+pub struct EngineBuilder {
+    sessions: Arc<dyn SessionStore>,
+    storages: HashMap<String, Arc<dyn UploadStore>>,
+    directories: Directories,
+    limits: Limits,
+    events: Arc<dyn Fn(&SessionEvent) + Send + Sync>,
+}
+
+impl EngineBuilder {
+    /// Adds the storage that directories name `name`.
+    #[must_use]
+    pub fn storage(mut self, name: &str, store: Arc<dyn UploadStore>) -> Self {
+        self.storages.insert(name.to_owned(), store);
+        self
+    }
+
+    /// Sets the bounds in time.
+    #[must_use]
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// Calls `observer` with every event, after its commit. It must not block.
+    #[must_use]
+    pub fn on_event(mut self, observer: impl Fn(&SessionEvent) + Send + Sync + 'static) -> Self {
+        self.events = Arc::new(observer);
+        self
+    }
+
+    /// The engine. Fails with the name of a storage that a directory names and nobody added.
+    pub fn build(self) -> Result<Engine, String> {
+        if let Some(missing) = self.directories.iter().find(|one| !self.storages.contains_key(&one.storage)) {
+            return Err(missing.storage.clone());
+        }
+        Ok(Engine {
+            inner: Arc::new(Inner {
+                sessions: self.sessions,
+                storages: self.storages,
+                directories: self.directories,
+                limits: self.limits,
+                turns: Turns::default(),
+                jobs: Jobs::default(),
+                cache: Cache::default(),
+                tasks: TaskTracker::new(),
+                stop: CancellationToken::new(),
+                events: self.events,
+            }),
+        })
+    }
+}
+
+impl Engine {
+    /// Starts putting an engine together.
+    pub fn builder(sessions: Arc<dyn SessionStore>, directories: Directories) -> EngineBuilder {
+        EngineBuilder {
+            sessions,
+            storages: HashMap::new(),
+            directories,
+            limits: Limits::default(),
+            events: Arc::new(|_| {}),
+        }
+    }
+
+    /// Answers one request. Dropping the future loses nothing: what it started goes on.
+    ///
+    /// Whatever part of the body is not wanted is read and dropped first, so
+    /// that the client sees the ack; up to the directory's fragment size and 10 s.
+    pub async fn handle(&self, head: &Parts, caller: Caller, body: Body) -> Ack {
+        let route = self.inner.directories.route(head.uri.path());
+        let drain_limit = route.as_ref().map_or(DEFAULT_DRAIN, |route| route.directory.maximum_fragment_size);
+        let call = match route.and_then(|route| Call::new(route, head, caller)) {
+            Ok(call) => call,
+            Err(refusal) => return refuse(refusal, body, drain_limit).await,
+        };
+        let inner = self.inner.clone();
+        let task = self.inner.tasks.spawn(async move {
+            let mut body = body;
+            let ack = inner.answer(&call, &mut body).await;
+            body.drain(call.directory.maximum_fragment_size).await;
+            ack
+        });
+        task.await.unwrap_or_else(|failure| {
+            tracing::error!(%failure, "a request's task failed");
+            Ack::refused(Refusal::Internal, None)
+        })
+    }
+
+    /// Cuts off every body; what came is committed and acknowledged no more. Waits for the
+    /// requests and jobs under way.
+    pub async fn stop(&self) {
+        self.inner.stop.cancel();
+        self.inner.tasks.close();
+        self.inner.tasks.wait().await;
+    }
+
+    /// The stores that do not answer or take no writes, with the reason; empty when all is well.
+    pub async fn check(&self) -> Vec<(String, String)> {
+        let mut failures = Vec::new();
+        if let Err(error) = self.inner.sessions.check().await {
+            failures.push(("sessions".to_owned(), chain(&error)));
+        }
+        for (name, store) in &self.inner.storages {
+            if let Err(error) = store.check().await {
+                failures.push((name.clone(), chain(&error)));
+            }
+        }
+        failures
+    }
+}
+
+impl fmt::Debug for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Engine").field("directories", &self.inner.directories).finish_non_exhaustive()
+    }
+}
+
+/// What is dropped of a body outside every directory: the default fragment size.
+const DEFAULT_DRAIN: u64 = 64 << 20;
+
+/// A packet with all that it takes to answer it.
+pub(crate) struct Call {
+    pub(crate) packet: Packet,
+    pub(crate) form: Form,
+    pub(crate) caller: Caller,
+    pub(crate) directory: Directory,
+    pub(crate) below: bits_core::StorageKey,
+    pub(crate) destination: VirtualPath,
+}
+
+impl Call {
+    fn new(route: Route<'_>, head: &Parts, caller: Caller) -> Result<Self, Refusal> {
+        if !route.directory.upload_enabled {
+            return Err(Refusal::UploadsDisabled);
+        }
+        let form = Form::of(head).ok_or(Refusal::Malformed("the method is not BITS_POST"))?;
+        let packet = Packet::parse(head, form)?;
+        let Route { directory, below, destination } = route;
+        Ok(Self { packet, form, caller, directory: directory.clone(), below, destination })
+    }
+
+    /// The refusal for a failure of an upload store, which is logged if it is ours.
+    pub(crate) fn store_refusal(&self, error: &bits_core::StoreError) -> Refusal {
+        let refusal = Refusal::from_store(error.kind, self.directory.conflict_status);
+        if refusal.is_ours() {
+            tracing::error!(destination = %self.destination.as_str().escape_default(), error = %chain(error), "the upload store failed");
+        }
+        refusal
+    }
+}
+
+impl Inner {
+    async fn answer(self: &Arc<Self>, call: &Call, body: &mut Body) -> Ack {
+        match call.packet {
+            Packet::Ping => Ack::ping(),
+            Packet::CreateSession => match self.create(call).await {
+                Ok(session) => Ack::created(session, call.form, call.directory.host_id.clone()),
+                Err(refusal) => Ack::refused(refusal, None),
+            },
+            Packet::Fragment(fragment) => self.fragment(call, fragment, body).await,
+            Packet::CloseSession(id) => self.close(call, id).await,
+            Packet::CancelSession(id) => self.cancel(call, id).await,
+        }
+    }
+
+    /// Section 3.2.5.2.4. Nothing is reserved: the destination is only looked at.
+    async fn create(&self, call: &Call) -> Result<SessionId, Refusal> {
+        use bits_core::Destination;
+
+        let directory = &call.directory;
+        let id = SessionId::new(Uuid::new_v4());
+        let name = directory.store_as.key(&call.below, &today(), id)?;
+        let key = directory.storage_path.join(&name)?;
+        let found = self.storage(&directory.storage)?.inspect(&key).await;
+        match found.map_err(|error| call.store_refusal(&error))? {
+            Destination::Folder => return Err(Refusal::DestinationIsFolder),
+            Destination::File if !directory.allow_overwrites => {
+                return Err(Refusal::DestinationExists { status: directory.conflict_status });
+            }
+            Destination::NoParent if !directory.create_directories => return Err(Refusal::ParentMissing),
+            Destination::Absent | Destination::NoParent | Destination::File => {}
+        }
+        let anonymous = call.caller.principal.is_anonymous();
+        let new = NewSession {
+            id,
+            principal: call.caller.principal.clone(),
+            address: call.caller.address.map(|address| address.to_string()).unwrap_or_default(),
+            directory: directory.url_path.clone(),
+            destination: call.destination.clone(),
+            storage: directory.storage.clone(),
+            folder: directory.storage_path.clone(),
+            key,
+            timeout: directory.session_timeout,
+            limit: directory.session_limit_per_user.filter(|_| !anonymous),
+        };
+        fault("create-before-commit");
+        let session = self.sessions.create(&new).await.map_err(|error| row_refusal(&error))?;
+        fault("create-after-commit");
+        self.cache.put(&session);
+        self.emit(session.created_at, &session, SessionEventKind::Created);
+        Ok(id)
+    }
+
+    pub(crate) fn storage(&self, name: &str) -> Result<&Arc<dyn UploadStore>, Refusal> {
+        self.storages.get(name).ok_or_else(|| {
+            tracing::error!(storage = name, "a session's storage is not configured any more");
+            Refusal::Unavailable
+        })
+    }
+
+    /// What the upload store is told of a session, with the pieces it asks for.
+    pub(crate) async fn upload(&self, session: &Session) -> Result<Upload, Refusal> {
+        let from = self.storage(&session.storage)?.pieces_from(session);
+        self.upload_from(session, from).await
+    }
+
+    /// The same with all pieces.
+    pub(crate) async fn whole_upload(&self, session: &Session) -> Result<Upload, Refusal> {
+        let from = self.storage(&session.storage)?.pieces_from(session).map(|_| 0);
+        self.upload_from(session, from).await
+    }
+
+    async fn upload_from(&self, session: &Session, from: Option<u64>) -> Result<Upload, Refusal> {
+        let pieces = match from {
+            Some(from) => self.sessions.pieces(session.id, from).await.map_err(|error| row_refusal(&error))?,
+            None => Vec::new(),
+        };
+        Ok(Upload::of(session, pieces))
+    }
+
+    pub(crate) fn emit(&self, at: Timestamp, session: &Session, kind: SessionEventKind) {
+        (self.events)(&SessionEvent { at, session: session.clone(), kind });
+    }
+}
+
+/// The refusal for a failure of the session store, which is logged if it is ours.
+pub(crate) fn row_refusal(error: &SessionStoreError) -> Refusal {
+    let refusal = match error {
+        SessionStoreError::Limit => return Refusal::SessionLimit,
+        SessionStoreError::Full(_) => Refusal::DiskFull,
+        SessionStoreError::Unavailable(_) => Refusal::Unavailable,
+        _ => Refusal::Internal,
+    };
+    tracing::error!(error = %chain(error), "the session store failed");
+    refusal
+}
+
+/// An error with its causes, on one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text.escape_default().to_string()
+}
+
+async fn refuse(refusal: Refusal, mut body: Body, drain_limit: u64) -> Ack {
+    body.drain(drain_limit).await;
+    Ack::refused(refusal, None)
+}
+
+fn today() -> String {
+    jiff::Timestamp::now().strftime("%F").to_string()
+}

@@ -1,0 +1,269 @@
+//! Fragments: bytes first, then the row, then the ack (section 3.2.5.2.6).
+
+use std::sync::Arc;
+
+use bits_core::{
+    Ack, BodyError, Commit, Form, FragmentDecision, FragmentHead, PublishAt, Refusal, Session, SessionEventKind,
+    Stopped, StoreError, StoreErrorKind, Transition, Upload, Written,
+};
+
+use crate::{
+    body::Body,
+    end::Opened,
+    engine::{Call, Inner, chain, row_refusal},
+    faults::fault,
+    publish::Outcome,
+    turns::Turn,
+};
+
+/// How often a request decides anew when somebody else keeps moving its session.
+pub(crate) const ATTEMPTS: usize = 8;
+
+/// What comes of a fragment before anything is published.
+enum Step {
+    /// This is the answer.
+    Answer(Ack),
+    /// All bytes are held: publish, then answer.
+    Publish,
+    /// Somebody else moved the session: decide again.
+    Again,
+}
+
+impl Inner {
+    pub(crate) async fn fragment(self: &Arc<Self>, call: &Call, fragment: FragmentHead, body: &mut Body) -> Ack {
+        let mut turn = self.turns.take(fragment.session, &self.stop).await;
+        let outcome = self.store_fragment(call, fragment, body, &turn).await;
+        turn.end();
+        match outcome {
+            Ok(Step::Answer(ack)) => ack,
+            Ok(Step::Publish) => match self.publish(fragment.session).await {
+                Outcome::Published { total } => Ack::fragment(fragment.session, total),
+                Outcome::Regressed { to } => Ack::fragment(fragment.session, to),
+                Outcome::Refused(refusal) => Ack::refused(refusal, Some(fragment.session)),
+            },
+            Ok(Step::Again) => Ack::refused(Refusal::Unavailable, Some(fragment.session)),
+            Err(Refusal::SessionNotFound) => Ack::refused(Refusal::SessionNotFound, None),
+            Err(refusal) => Ack::refused(refusal, Some(fragment.session)),
+        }
+    }
+
+    async fn store_fragment(
+        &self,
+        call: &Call,
+        fragment: FragmentHead,
+        body: &mut Body,
+        turn: &Turn,
+    ) -> Result<Step, Refusal> {
+        if turn.cut.is_cancelled() {
+            return Err(Refusal::Unavailable);
+        }
+        for attempt in 0..ATTEMPTS {
+            let cached = (attempt == 0).then(|| self.cache.get(fragment.session)).flatten();
+            let accepting = cached.filter(|session| {
+                session.belongs_to(&call.caller.principal, &call.destination)
+                    && matches!(session.on_fragment(fragment.range, &call.directory), FragmentDecision::Write { .. })
+            });
+            let session = match accepting {
+                Some(session) => session,
+                None => match self.open(call, fragment.session).await? {
+                    Opened::Live(session) => *session,
+                    Opened::Answer(ack) => return Ok(Step::Answer(ack)),
+                },
+            };
+            match self.take(call, &session, fragment, body, turn).await? {
+                Step::Again => {}
+                step => return Ok(step),
+            }
+        }
+        Ok(Step::Again)
+    }
+
+    async fn take(
+        &self,
+        call: &Call,
+        session: &Session,
+        fragment: FragmentHead,
+        body: &mut Body,
+        turn: &Turn,
+    ) -> Result<Step, Refusal> {
+        let decision = session.on_fragment(fragment.range, &call.directory);
+        if matches!(decision, FragmentDecision::Refuse(_)) {
+            self.name(call, session).await;
+        } else if session.total.is_none() {
+            return match self.begin(call, session, fragment.range.total()).await? {
+                Some(session) => Box::pin(self.take(call, &session, fragment, body, turn)).await,
+                None => Ok(Step::Again),
+            };
+        }
+        match decision {
+            FragmentDecision::Write { skip, length } => self.write(call, session, (skip, length), body, turn).await,
+            FragmentDecision::Held { next } => Ok(Step::Answer(Ack::fragment(session.id, next))),
+            FragmentDecision::Published { total } => Ok(Step::Answer(Ack::fragment(session.id, total))),
+            FragmentDecision::Publish => Ok(Step::Publish),
+            FragmentDecision::Refuse(refusal) => Err(refusal),
+        }
+    }
+
+    /// Remembers that a Fragment named the session, so that closing it in the override form does
+    /// not publish an empty file.
+    async fn name(&self, call: &Call, session: &Session) {
+        if session.fragment_seen || call.form == Form::Native {
+            return;
+        }
+        match self.sessions.commit(session, &Transition::Name).await {
+            Ok(Commit::Live(session)) => self.cache.put(&session),
+            Ok(_) => self.cache.remove(session.id),
+            Err(error) => tracing::error!(error = %chain(&error), "the session store failed"),
+        }
+    }
+
+    /// Makes room for the upload and fixes its size; none when somebody else moved the session.
+    pub(crate) async fn begin(&self, call: &Call, session: &Session, total: u64) -> Result<Option<Session>, Refusal> {
+        let upload = Upload { total, ..Upload::of(session, Vec::new()) };
+        if let Err(error) = self.storage(&session.storage)?.reserve(&upload).await {
+            self.name(call, session).await;
+            return Err(call.store_refusal(&error));
+        }
+        fault("begin-before-commit");
+        let commit = self.sessions.commit(session, &Transition::Begin { total }).await;
+        match commit.map_err(|error| row_refusal(&error))? {
+            Commit::Live(session) => {
+                self.cache.put(&session);
+                Ok(Some(session))
+            }
+            _ => {
+                self.cache.remove(session.id);
+                Ok(None)
+            }
+        }
+    }
+
+    async fn write(
+        &self,
+        call: &Call,
+        session: &Session,
+        (skip, length): (u64, u64),
+        body: &mut Body,
+        turn: &Turn,
+    ) -> Result<Step, Refusal> {
+        let store = self.storage(&session.storage)?;
+        let upload = self.upload(session).await?;
+        let mut part = body.part(skip, length, self.limits.idle_timeout, turn.cut.clone());
+        let mut written = store.write(&upload, &mut part).await;
+        fault("fragment-before-commit");
+        let stopped = written.stopped.take();
+        match stopped {
+            None => {}
+            Some(Stopped::Body(BodyError::Length)) => {
+                return Err(Refusal::Malformed("the body is shorter or longer than its Content-Range"));
+            }
+            Some(Stopped::Body(error)) => {
+                tracing::debug!(session = %session.id, %error, "a body ended early; what came is kept");
+                self.advance(session, written).await?;
+                return Err(Refusal::Unavailable);
+            }
+            Some(Stopped::Store(error)) => return self.write_failed(call, session, written, &error).await,
+        }
+        let last = session.total == Some(written.reached);
+        if last && call.directory.publish == PublishAt::CloseSession {
+            return self.finish(call, session, upload, written).await;
+        }
+        let Some(session) = self.advance(session, written).await? else { return Ok(Step::Again) };
+        fault("fragment-after-commit");
+        if last { Ok(Step::Publish) } else { Ok(Step::Answer(Ack::fragment(session.id, session.received))) }
+    }
+
+    /// Keeps what is certain of a write that failed.
+    async fn write_failed(
+        &self,
+        call: &Call,
+        session: &Session,
+        written: Written,
+        error: &StoreError,
+    ) -> Result<Step, Refusal> {
+        let refusal = call.store_refusal(error);
+        let session = match error.kind {
+            StoreErrorKind::Doubtful { good } if good <= session.received => {
+                return Ok(self
+                    .regress(session, good)
+                    .await?
+                    .map_or(Step::Again, |to| Step::Answer(Ack::fragment(session.id, to))));
+            }
+            StoreErrorKind::Doubtful { good } => self.advance(session, Written { reached: good, ..written }).await?,
+            _ => self.advance(session, written).await?,
+        };
+        match (error.kind, session) {
+            (_, None) => Ok(Step::Again),
+            (StoreErrorKind::Doubtful { .. }, Some(session)) => {
+                Ok(Step::Answer(Ack::fragment(session.id, session.received)))
+            }
+            (_, Some(_)) => Err(refusal),
+        }
+    }
+
+    /// Makes the whole upload durable where publishing does not do so before the last ack.
+    async fn finish(
+        &self,
+        call: &Call,
+        session: &Session,
+        mut upload: Upload,
+        written: Written,
+    ) -> Result<Step, Refusal> {
+        upload.received = written.reached;
+        upload.pieces.extend(written.pieces.iter().cloned());
+        if let Err(error) = self.storage(&session.storage)?.sync(&upload).await {
+            return self.write_failed(call, session, written, &error).await;
+        }
+        let durable = Written { synced: written.reached, ..written };
+        let Some(session) = self.advance(session, durable).await? else { return Ok(Step::Again) };
+        fault("last-fragment-after-commit");
+        Ok(Step::Answer(Ack::fragment(session.id, session.received)))
+    }
+
+    /// Commits what was written; none when somebody else moved the session.
+    async fn advance(&self, session: &Session, written: Written) -> Result<Option<Session>, Refusal> {
+        if written.reached <= session.received {
+            return Ok(Some(session.clone()));
+        }
+        let store = self.storage(&session.storage)?;
+        let transition = Transition::Advance {
+            to: written.reached,
+            synced: written.synced,
+            incarnation: store.incarnation().to_owned(),
+            pieces: written.pieces,
+            handle: written.handle,
+            // A promise for the bytes is worth as much as the row that holds it.
+            durable: written.synced >= written.reached,
+        };
+        match self.commit(session, &transition).await? {
+            Some(advanced) => {
+                self.emit(advanced.progressed_at, &advanced, SessionEventKind::Advanced { from: session.received });
+                Ok(Some(advanced))
+            }
+            None => Ok(None),
+        }
+    }
+
+    /// Sends the client back to `to`; none when somebody else moved the session.
+    pub(crate) async fn regress(&self, session: &Session, to: u64) -> Result<Option<u64>, Refusal> {
+        tracing::warn!(session = %session.id, from = session.received, to, "bytes are missing or doubtful; the client is sent back");
+        let Some(after) = self.commit(session, &Transition::Regress { to }).await? else { return Ok(None) };
+        self.emit(after.progressed_at, &after, SessionEventKind::Regressed { from: session.received });
+        Ok(Some(after.received))
+    }
+
+    /// Commits a transition that leaves the session alive, and caches what it is now.
+    pub(crate) async fn commit(&self, session: &Session, transition: &Transition) -> Result<Option<Session>, Refusal> {
+        let commit = self.sessions.commit(session, transition).await;
+        if !matches!(commit, Ok(Commit::Live(_))) {
+            self.cache.remove(session.id);
+        }
+        match commit.map_err(|error| row_refusal(&error))? {
+            Commit::Live(session) => {
+                self.cache.put(&session);
+                Ok(Some(session))
+            }
+            Commit::Ended(_) | Commit::Moved | Commit::Claimed(_) => Ok(None),
+        }
+    }
+}

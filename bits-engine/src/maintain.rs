@@ -1,0 +1,165 @@
+//! What nobody asks for: finishing interrupted jobs, deleting what is left over, expiring.
+
+use std::{sync::Arc, time::Duration};
+
+use bits_core::{Directory, Ending, Filter, SessionStoreError, Timestamp};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::engine::{Engine, Inner, chain};
+
+/// Sessions that are looked at in one go.
+const BATCH: u32 = 256;
+/// Between two looks for interrupted jobs and left-over bytes.
+const TICK: Duration = Duration::from_secs(5);
+/// Wall clock and monotonic clock may differ by as much between two sweeps.
+const TOLERATED_DRIFT: Duration = Duration::from_secs(60 * 60);
+/// Below as many sessions, any share of them may expire at once.
+const SMALL: u64 = 100;
+
+/// What came of a sweep.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sweep {
+    /// As many sessions were removed.
+    Removed(u64),
+    /// Nothing was removed: the clock cannot be trusted since the last sweep.
+    ClockJumped,
+    /// Nothing was removed: too large a share of all sessions would have gone at once.
+    TooMany {
+        /// Sessions that have expired.
+        expired: u64,
+        /// All live sessions.
+        live: u64,
+    },
+}
+
+/// When the last sweep looked at both clocks.
+#[derive(Clone, Copy, Debug)]
+struct Clocks {
+    wall: Timestamp,
+    monotonic: Instant,
+}
+
+impl Engine {
+    /// Finishes interrupted jobs at once, then does so and sweeps from time to time, until
+    /// `shutdown`. `interval` lies between two sweeps.
+    pub async fn maintain(&self, interval: Duration, shutdown: CancellationToken) {
+        let mut clocks = None;
+        let mut next_sweep = Instant::now();
+        log(self.cancel_disabled().await.map(|_| ()));
+        while !shutdown.is_cancelled() {
+            log(self.tidy().await);
+            if Instant::now() >= next_sweep {
+                next_sweep = Instant::now() + interval;
+                log(self.inner.sweep_checked(&mut clocks).await.map(report));
+            }
+            tokio::select! {
+                () = tokio::time::sleep(TICK) => {}
+                () = shutdown.cancelled() => {}
+            }
+        }
+    }
+
+    /// Starts interrupted publishing again, deletes what ended sessions left, and forgets old
+    /// tombstones.
+    pub async fn tidy(&self) -> Result<(), SessionStoreError> {
+        for session in self.inner.sessions.unpublished(BATCH).await? {
+            self.inner.start_job(session.id);
+        }
+        for tombstone in self.inner.sessions.unclean(BATCH).await? {
+            self.inner.clean(&tombstone).await;
+        }
+        self.inner.sessions.purge(BATCH).await.map(|_| ())
+    }
+
+    /// Removes all sessions that have expired, however many they are. The clock is trusted.
+    pub async fn sweep(&self) -> Result<u64, SessionStoreError> {
+        self.inner.expire().await
+    }
+
+    /// Ends the sessions of directories that take no uploads any more, with their data
+    /// (section 3.2.4.2); returns how many.
+    pub async fn cancel_disabled(&self) -> Result<u64, SessionStoreError> {
+        let mut ended = 0;
+        for directory in self.inner.directories.iter().filter(|directory| !directory.upload_enabled) {
+            ended += self.inner.cancel_all(directory).await?;
+        }
+        Ok(ended)
+    }
+}
+
+impl Inner {
+    async fn sweep_checked(self: &Arc<Self>, last: &mut Option<Clocks>) -> Result<Sweep, SessionStoreError> {
+        let now = Clocks { wall: self.sessions.now().await?, monotonic: Instant::now() };
+        if last.is_some_and(|last| last.drift(now) > TOLERATED_DRIFT) {
+            return Ok(Sweep::ClockJumped);
+        }
+        *last = Some(now);
+        let census = self.sessions.census().await?;
+        if census.live > SMALL && census.expired > census.live / 5 {
+            return Ok(Sweep::TooMany { expired: census.expired, live: census.live });
+        }
+        self.expire().await.map(Sweep::Removed)
+    }
+
+    async fn expire(self: &Arc<Self>) -> Result<u64, SessionStoreError> {
+        let mut removed = 0;
+        loop {
+            let expired = self.sessions.expired(BATCH).await?;
+            let mut ended = 0;
+            for session in &expired {
+                // A job under way is the session's own; it is finished, not swept.
+                if session.state == bits_core::State::Publish {
+                    self.publish(session.id).await;
+                }
+                ended += u64::from(matches!(self.end(session, Ending::Expired).await, Ok(true)));
+            }
+            removed += ended;
+            if ended == 0 {
+                return Ok(removed);
+            }
+        }
+    }
+
+    async fn cancel_all(&self, directory: &Directory) -> Result<u64, SessionStoreError> {
+        let mut filter = Filter { directory: Some(directory.url_path.clone()), limit: BATCH, ..Filter::default() };
+        let mut ended = 0;
+        loop {
+            let sessions = self.sessions.list(&filter).await?;
+            let Some(last) = sessions.last() else { return Ok(ended) };
+            filter.after = Some((last.created_at, last.id));
+            for session in &sessions {
+                ended += u64::from(matches!(self.end(session, Ending::Cancelled).await, Ok(true)));
+            }
+        }
+    }
+}
+
+impl Clocks {
+    fn drift(self, now: Self) -> Duration {
+        let wall = Duration::from_millis(now.wall.as_millis().abs_diff(self.wall.as_millis()));
+        wall.abs_diff(now.monotonic.duration_since(self.monotonic))
+    }
+}
+
+fn report(sweep: Sweep) {
+    match sweep {
+        Sweep::Removed(0) => {}
+        Sweep::Removed(sessions) => tracing::info!(sessions, "removed expired sessions"),
+        Sweep::ClockJumped => tracing::error!(
+            "no session was expired: the clock moved by over an hour against the time that passed; \
+             set the clock right, or restart the server if it is right now"
+        ),
+        Sweep::TooMany { expired, live } => tracing::error!(
+            expired,
+            live,
+            "no session was expired: over a fifth of all would go at once; if they may, run `bits-server sessions sweep`"
+        ),
+    }
+}
+
+fn log(result: Result<(), SessionStoreError>) {
+    if let Err(error) = result {
+        tracing::error!(error = %chain(&error), "maintenance failed; it is tried again");
+    }
+}

@@ -1,0 +1,228 @@
+//! Publishing: one job per session, which is the session's and not a request's.
+//!
+//! Intent to the row, the bytes to their destination, done to the row. Whoever finds a session
+//! between the two runs the job again; requests that come meanwhile join it and wait.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use bits_core::{
+    Commit, Directory, Found, Precondition, Refusal, Session, SessionEventKind, SessionId, State, StorageKey,
+    StoreError, StoreErrorKind, Transition, UploadStore,
+};
+use tokio::sync::watch;
+
+use crate::{
+    engine::{Inner, chain, row_refusal},
+    faults::fault,
+    fragment::ATTEMPTS,
+};
+
+/// How long a failed publishing waits before it is tried again.
+const RETRY_PAUSE: Duration = Duration::from_secs(60);
+
+/// What came of publishing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// The upload stands at its destination.
+    Published {
+        /// Its size.
+        total: u64,
+    },
+    /// Bytes were missing; the client is sent back.
+    Regressed {
+        /// The next wanted offset.
+        to: u64,
+    },
+    /// It does not stand there: the destination refused it, or a store failed.
+    Refused(Refusal),
+}
+
+/// The jobs under way.
+#[derive(Debug, Default)]
+pub(crate) struct Jobs {
+    running: Mutex<HashMap<SessionId, watch::Receiver<Option<Outcome>>>>,
+}
+
+impl Inner {
+    /// Publishes a session that is received whole: starts the job or joins it, and waits.
+    pub(crate) async fn publish(self: &Arc<Self>, id: SessionId) -> Outcome {
+        let mut result = self.start_job(id);
+        let outcome = tokio::time::timeout(self.limits.publish_wait, result.wait_for(Option::is_some)).await;
+        match outcome {
+            Ok(Ok(outcome)) => outcome.clone().unwrap_or(Outcome::Refused(Refusal::Internal)),
+            Ok(Err(_)) => Outcome::Refused(Refusal::Internal),
+            Err(_) => Outcome::Refused(Refusal::Unavailable),
+        }
+    }
+
+    /// The result of the job, started if it is not under way.
+    pub(crate) fn start_job(self: &Arc<Self>, id: SessionId) -> watch::Receiver<Option<Outcome>> {
+        let mut running = self.jobs.lock();
+        if let Some(result) = running.get(&id) {
+            return result.clone();
+        }
+        let (sender, result) = watch::channel(None);
+        running.insert(id, result.clone());
+        let inner = self.clone();
+        self.tasks.spawn(async move {
+            let entry = Entry { inner: &inner, id };
+            let outcome = inner.run_job(id).await;
+            drop(entry);
+            sender.send_replace(Some(outcome));
+        });
+        result
+    }
+
+    async fn run_job(self: &Arc<Self>, id: SessionId) -> Outcome {
+        for _ in 0..ATTEMPTS {
+            match self.job_step(id).await {
+                Ok(Some(outcome)) => return outcome,
+                Ok(None) => {}
+                Err(refusal) => return Outcome::Refused(refusal),
+            }
+        }
+        Outcome::Refused(Refusal::Unavailable)
+    }
+
+    /// One step from what the row says; none when there is another.
+    async fn job_step(self: &Arc<Self>, id: SessionId) -> Result<Option<Outcome>, Refusal> {
+        self.cache.remove(id);
+        let session = match self.sessions.load(id).await.map_err(|error| row_refusal(&error))? {
+            Some(Found::Live(session)) => session,
+            Some(Found::Ended(_)) | None => return Err(Refusal::SessionNotFound),
+        };
+        match session.state {
+            State::WaitForClose => Ok(Some(Outcome::Published { total: session.received })),
+            State::Publish => self.put(&session).await,
+            State::ReceiveFragments if session.is_received() => self.intend(&session).await,
+            State::ReceiveFragments => Ok(Some(Outcome::Regressed { to: session.received })),
+        }
+    }
+
+    /// Makes the bytes durable, looks at the destination, and commits the intent and the claim.
+    async fn intend(self: &Arc<Self>, session: &Session) -> Result<Option<Outcome>, Refusal> {
+        let store = self.storage(&session.storage)?;
+        let upload = self.whole_upload(session).await?;
+        let (precondition, conflict) = self.precondition(session);
+        let prepared = match self.check_whole(store, session, &upload).await {
+            Ok(()) => store.prepare(&upload, precondition).await,
+            Err(error) => Err(error),
+        };
+        let intent = match prepared {
+            Ok(intent) => intent,
+            Err(StoreError { kind: StoreErrorKind::Doubtful { good }, .. }) if good < session.received => {
+                return self.regress(session, good).await.map(|to| to.map(|to| Outcome::Regressed { to }));
+            }
+            Err(error) => return Err(self.job_refusal(session, &error, conflict)),
+        };
+        fault("intent-before-commit");
+        let commit = self.sessions.commit(session, &Transition::Intend(intent)).await;
+        match commit.map_err(|error| row_refusal(&error))? {
+            Commit::Claimed(other) => {
+                tracing::debug!(session = %session.id, %other, "another session is publishing to this destination");
+                Box::pin(self.publish(other)).await;
+            }
+            Commit::Live(_) => fault("intent-after-commit"),
+            Commit::Ended(_) | Commit::Moved => {}
+        }
+        Ok(None)
+    }
+
+    /// Puts the bytes at their destination and commits that they are there.
+    async fn put(&self, session: &Session) -> Result<Option<Outcome>, Refusal> {
+        let store = self.storage(&session.storage)?;
+        let upload = self.whole_upload(session).await?;
+        let (precondition, conflict) = self.precondition(session);
+        let Some(intent) = &session.intent else { return Err(Refusal::Internal) };
+        if let Err(error) = store.publish(&upload, precondition, intent).await {
+            return self.put_failed(session, &error, conflict).await;
+        }
+        fault("publish-before-commit");
+        let Some(published) = self.commit(session, &Transition::Published).await? else { return Ok(None) };
+        fault("publish-after-commit");
+        self.emit(published.progressed_at, &published, SessionEventKind::Published);
+        Ok(Some(Outcome::Published { total: published.received }))
+    }
+
+    async fn put_failed(
+        &self,
+        session: &Session,
+        error: &StoreError,
+        conflict: http::StatusCode,
+    ) -> Result<Option<Outcome>, Refusal> {
+        let refusal = self.job_refusal(session, error, conflict);
+        match error.kind {
+            StoreErrorKind::Exists | StoreErrorKind::IsFolder | StoreErrorKind::NoParent => {
+                self.commit(session, &Transition::Withdraw).await?;
+            }
+            StoreErrorKind::Doubtful { good } => {
+                let Some(receiving) = self.commit(session, &Transition::Withdraw).await? else { return Ok(None) };
+                let to = self.regress(&receiving, good.min(receiving.received)).await?;
+                return Ok(to.map(|to| Outcome::Regressed { to }));
+            }
+            _ => {
+                let now = self.sessions.now().await.map_err(|error| row_refusal(&error))?;
+                self.commit(session, &Transition::Postpone { until: now + RETRY_PAUSE }).await?;
+            }
+        }
+        Ok(Some(Outcome::Refused(refusal)))
+    }
+
+    /// All bytes are there and durable.
+    async fn check_whole(
+        &self,
+        store: &Arc<dyn UploadStore>,
+        session: &Session,
+        upload: &bits_core::Upload,
+    ) -> Result<(), StoreError> {
+        let available = store.available(upload).await?;
+        match session.doubt(store.incarnation(), available) {
+            Some(good) => Err(StoreError::new(StoreErrorKind::Doubtful { good }, "staged bytes are missing")),
+            None => store.sync(upload).await,
+        }
+    }
+
+    /// The rules of the session's directory; those of a plain one where it is not configured any
+    /// more, so that nothing is overwritten.
+    fn precondition(&self, session: &Session) -> (Precondition, http::StatusCode) {
+        let plain = Directory::new(&session.directory, &session.storage, StorageKey::ROOT);
+        let directory = self.directories.named(&session.directory).unwrap_or(&plain);
+        let precondition = Precondition {
+            overwrite: directory.allow_overwrites,
+            create_folders: directory.create_directories,
+            file_mode: directory.file_mode,
+            folder_mode: directory.folder_mode,
+        };
+        (precondition, directory.conflict_status)
+    }
+
+    fn job_refusal(&self, session: &Session, error: &StoreError, conflict: http::StatusCode) -> Refusal {
+        let refusal = Refusal::from_store(error.kind, conflict);
+        let reason = chain(error);
+        tracing::warn!(session = %session.id, %refusal, reason, "publishing failed");
+        self.emit(session.progressed_at, session, SessionEventKind::PublishFailed { reason });
+        refusal
+    }
+}
+
+impl Jobs {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<SessionId, watch::Receiver<Option<Outcome>>>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Takes a job off the list when it ends, however it ends.
+struct Entry<'a> {
+    inner: &'a Inner,
+    id: SessionId,
+}
+
+impl Drop for Entry<'_> {
+    fn drop(&mut self) {
+        self.inner.jobs.lock().remove(&self.id);
+    }
+}
