@@ -1,0 +1,206 @@
+//! The command line: `serve`, `check`, `migrate` and `sessions`.
+//!
+//! Exit status: 0 done, 1 failed, 2 wrong usage or configuration.
+
+use std::{
+    io::{IsTerminal, Write},
+    path::PathBuf,
+    process::ExitCode,
+    time::Duration,
+};
+
+use clap::{Args, Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+
+use crate::{
+    config::{Config, ConfigError, Overrides, process_environment},
+    sessions, start, stores,
+};
+
+/// Serves uploads by Microsoft's BITS Upload Protocol: resumable, and held through crashes.
+#[derive(Debug, Parser)]
+#[command(name = "bits-server", version, args_conflicts_with_subcommands = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    serve: ServeArgs,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve uploads (what is done without a command, too).
+    Serve(ServeArgs),
+    /// Read the configuration and print what it resolves to, without secrets.
+    Check(ConfigArgs),
+    /// Bring the session database up to date.
+    Migrate(ConfigArgs),
+    /// Look into the session database, whether the server runs or not.
+    Sessions {
+        #[command(flatten)]
+        config: ConfigArgs,
+        #[command(subcommand)]
+        command: SessionsCommand,
+    },
+}
+
+#[derive(Debug, Default, Args)]
+struct ServeArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// Listen here instead of at the configured addresses; may be given more than once.
+    #[arg(long, value_name = "ADDR")]
+    listen: Vec<String>,
+    /// Keep sessions and files below this folder.
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Default, Args)]
+struct ConfigArgs {
+    /// The configuration, a TOML file.
+    #[arg(long, value_name = "FILE", global = true)]
+    config: Option<PathBuf>,
+}
+
+/// What to do with sessions.
+#[derive(Debug, Subcommand)]
+pub(crate) enum SessionsCommand {
+    /// List live sessions, oldest first.
+    List {
+        /// Only those without progress for this long, such as `1d` or `90m`.
+        #[arg(long, value_name = "TIME", value_parser = parse_time)]
+        idle: Option<Duration>,
+        /// Only those of this user, `name@realm`.
+        #[arg(long, value_name = "U")]
+        user: Option<String>,
+        /// Only those whose destination starts with this path.
+        #[arg(long, value_name = "P")]
+        path: Option<String>,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show one session.
+    Show {
+        /// Its id, with or without braces.
+        id: String,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// End a session; a running server deletes its data within seconds, another one when it starts.
+    Cancel {
+        /// Its id, with or without braces.
+        id: String,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Try a stuck publishing again, within seconds or when the server starts.
+    Retry {
+        /// Its id, with or without braces.
+        id: String,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// End all sessions that have expired, even where the server refuses because they are many.
+    Sweep {
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// Why a command failed, and with which exit status.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// Wrong configuration or usage.
+    Usage(String),
+    /// Anything else.
+    Failed(String),
+}
+
+impl From<ConfigError> for Failure {
+    fn from(error: ConfigError) -> Self {
+        Self::Usage(error.to_string())
+    }
+}
+
+/// Runs the command that the process was started with.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure::Usage(message)) => fail(&message, 2),
+        Err(Failure::Failed(message)) => fail(&message, 1),
+    }
+}
+
+fn run(cli: Cli) -> Result<(), Failure> {
+    match cli.command {
+        None => serve(cli.serve),
+        Some(Command::Serve(args)) => serve(args),
+        Some(Command::Check(args)) => {
+            let config = load(&args, Overrides::default())?;
+            print(&config.to_string())
+        }
+        Some(Command::Migrate(args)) => {
+            let config = load(&args, Overrides::default())?;
+            log_to_stderr();
+            block_on(async { stores::migrate(&config).await.map_err(Failure::Failed) })?
+        }
+        Some(Command::Sessions { config, command }) => {
+            let config = load(&config, Overrides::default())?;
+            let output = block_on(sessions::run(&config, command))??;
+            print(&output)
+        }
+    }
+}
+
+fn serve(args: ServeArgs) -> Result<(), Failure> {
+    let overrides = Overrides { listen: args.listen, data_dir: args.data_dir };
+    let config = load(&args.config, overrides)?;
+    log_to_stderr();
+    block_on(start::serve(config))?
+}
+
+fn load(args: &ConfigArgs, overrides: Overrides) -> Result<Config, ConfigError> {
+    Config::load(args.config.as_deref(), process_environment(), overrides)
+}
+
+fn block_on<T>(future: impl Future<Output = T>) -> Result<T, Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    Ok(runtime.map_err(|error| Failure::Failed(format!("the runtime does not start: {error}")))?.block_on(future))
+}
+
+/// `RUST_LOG` chooses what is logged; without it everything from info on.
+fn log_to_stderr() {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let ansi = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(ansi).init();
+}
+
+/// A reader that closes its end early has what it wanted.
+fn print(text: &str) -> Result<(), Failure> {
+    let mut out = std::io::stdout().lock();
+    let newline = if text.ends_with('\n') { "" } else { "\n" };
+    match write!(out, "{text}{newline}").and_then(|()| out.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Failure::Failed(format!("standard output cannot be written: {error}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn fail(message: &str, status: u8) -> ExitCode {
+    for line in message.lines() {
+        eprintln!("bits-server: {line}");
+    }
+    ExitCode::from(status)
+}
+
+fn parse_time(text: &str) -> Result<Duration, String> {
+    crate::config::parse_duration(text)
+}

@@ -1,0 +1,165 @@
+//! One connection: hyper while there is something to do, nothing but the socket while there is not.
+//!
+//! hyper keeps a connection's buffers for as long as it serves it. Fleets keep thousands of
+//! connections open between fragments, so an idle connection is taken from hyper and only its
+//! socket is watched; the next byte brings hyper back.
+
+use std::{future::poll_fn, io, net::IpAddr, pin::Pin, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::{HeaderValue, Response, header};
+use http_body_util::Full;
+use hyper::{server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{net::TcpStream, time::Instant};
+
+use crate::{
+    serve::{Phase, Stopping},
+    service::{self, Service},
+    socket::{Activity, Socket},
+};
+
+/// A connection that is idle for as long is taken from hyper.
+const PARK_AFTER: Duration = Duration::from_secs(1);
+/// Largest head of a request, in bytes; Kerberos tickets are long.
+const MAXIMUM_HEAD: usize = 64 * 1024;
+/// Most bytes that hyper holds of a connection, and so most that one write takes to the disk.
+const READ_BUFFER: usize = 256 * 1024;
+
+/// How connections are served.
+#[derive(Clone, Copy, Debug)]
+pub struct ConnectionLimits {
+    /// Connections open at once; above, the answer is 503.
+    pub connections: Option<u32>,
+    /// How long a request's head may take.
+    pub header_timeout: Duration,
+    /// How long a connection may be silent between two requests.
+    pub idle_timeout: Duration,
+}
+
+/// Serves a connection until it ends, or until the server stops and its last request is answered.
+pub(crate) async fn serve(
+    stream: TcpStream,
+    address: IpAddr,
+    service: Service,
+    limits: ConnectionLimits,
+    mut stopping: Stopping,
+) -> Result<(), ConnectionError> {
+    let mut stream = stream;
+    let mut read_ahead = Bytes::new();
+    loop {
+        let served = serve_busy(stream, read_ahead, address, &service, limits, &mut stopping).await?;
+        let Some((idle, rest)) = served else { return Ok(()) };
+        (stream, read_ahead) = (idle, rest);
+        if read_ahead.is_empty() && !wait_for_bytes(&stream, limits.idle_timeout, &mut stopping).await? {
+            return Ok(());
+        }
+    }
+}
+
+/// Answers one request that there is no room for, and closes.
+pub(crate) async fn refuse(stream: TcpStream, limits: ConnectionLimits) -> Result<(), ConnectionError> {
+    let refuse = service_fn(|_| async {
+        let mut response = service::overloaded();
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        Ok::<_, std::convert::Infallible>(response)
+    });
+    let connection = builder(limits).keep_alive(false).serve_connection(TokioIo::new(stream), refuse);
+    Ok(tokio::time::timeout(limits.header_timeout, connection).await.unwrap_or(Ok(()))?)
+}
+
+/// Why a connection ended badly; of interest when debugging only.
+#[derive(Debug)]
+pub(crate) enum ConnectionError {
+    Http(hyper::Error),
+    Io(io::Error),
+}
+
+impl std::fmt::Display for ConnectionError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Http(error) => write!(f, "{error}"),
+            Self::Io(error) => write!(f, "{error}"),
+        }
+    }
+}
+
+impl From<hyper::Error> for ConnectionError {
+    fn from(error: hyper::Error) -> Self {
+        Self::Http(error)
+    }
+}
+
+impl From<io::Error> for ConnectionError {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+/// Serves with hyper until the connection ends (none) or is idle (its socket and what was read).
+async fn serve_busy(
+    stream: TcpStream,
+    read_ahead: Bytes,
+    address: IpAddr,
+    service: &Service,
+    limits: ConnectionLimits,
+    stopping: &mut Stopping,
+) -> Result<Option<(TcpStream, Bytes)>, ConnectionError> {
+    let activity = Arc::new(Activity::default());
+    let answer = service_fn(|request| {
+        let (activity, draining) = (activity.clone(), stopping.clone());
+        async move {
+            activity.begin();
+            let mut response = service.answer(request, address).await?;
+            if draining.phase() != Phase::Serving {
+                response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
+            activity.end();
+            Ok::<Response<Full<Bytes>>, std::convert::Infallible>(response)
+        }
+    });
+    let socket = Socket::new(stream, read_ahead, activity.clone());
+    let mut connection = builder(limits).serve_connection(TokioIo::new(socket), answer);
+    let mut watched = stopping.clone();
+    let mut told = false;
+    let mut seen = 0;
+    loop {
+        tokio::select! {
+            ended = poll_fn(|context| Pin::new(&mut connection).poll(context)) => {
+                ended?;
+                return Ok(None);
+            }
+            () = watched.reached(Phase::Closing), if !told => {
+                told = true;
+                Pin::new(&mut connection).graceful_shutdown();
+            }
+            () = tokio::time::sleep_until(Instant::now() + PARK_AFTER), if !told => {
+                if activity.is_idle() && activity.answered() == seen {
+                    break;
+                }
+                seen = activity.answered();
+            }
+        }
+    }
+    let parts = connection.into_parts();
+    Ok(Some((parts.io.into_inner().stream, parts.read_buf)))
+}
+
+/// Waits for the next request's first byte; false when none comes.
+async fn wait_for_bytes(stream: &TcpStream, idle: Duration, stopping: &mut Stopping) -> io::Result<bool> {
+    tokio::select! {
+        ready = stream.readable() => ready.map(|()| true),
+        () = tokio::time::sleep(idle) => Ok(false),
+        () = stopping.reached(Phase::Closing) => Ok(false),
+    }
+}
+
+fn builder(limits: ConnectionLimits) -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    builder
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.header_timeout)
+        .max_header_size(MAXIMUM_HEAD)
+        .max_buf_size(READ_BUFFER);
+    builder
+}

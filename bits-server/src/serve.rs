@@ -1,0 +1,170 @@
+//! The server's face: listeners in, connections served until it is told to stop.
+
+use std::{io, sync::Arc, time::Duration};
+
+use bits_engine::Engine;
+use tokio::{net::TcpListener, sync::Semaphore, sync::watch};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    admin,
+    connection::{self, ConnectionLimits},
+    service::Service,
+};
+
+/// Connections that are told that there is no room; more are closed without a word.
+const REFUSED_AT_ONCE: usize = 256;
+/// After an accept that failed, such as for want of file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// What the server listens on.
+#[derive(Debug)]
+pub struct Listeners {
+    /// Listeners that take uploads.
+    pub uploads: Vec<TcpListener>,
+    /// The listener for health, if there is one.
+    pub admin: Option<TcpListener>,
+}
+
+/// How the server runs.
+#[derive(Clone, Copy, Debug)]
+pub struct ServeOptions {
+    /// Bounds on connections.
+    pub connections: ConnectionLimits,
+    /// How long requests under way may go on after the server was told to stop.
+    pub shutdown_grace: Duration,
+    /// Between two sweeps of expired sessions.
+    pub cleanup_interval: Duration,
+    /// Between failing `/readyz` and no longer listening, so that load balancers notice.
+    pub drain_delay: Duration,
+}
+
+/// Where the server stands on its way out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Phase {
+    /// Not stopping.
+    Serving,
+    /// `/readyz` fails, answers say `Connection: close`, connections are still taken.
+    Draining,
+    /// Nothing new is taken; what is under way goes on.
+    Closing,
+}
+
+/// Tells how far the server is on its way out.
+#[derive(Clone, Debug)]
+pub(crate) struct Stopping(watch::Receiver<Phase>);
+
+impl Stopping {
+    pub(crate) fn phase(&self) -> Phase {
+        *self.0.borrow()
+    }
+
+    /// Returns when the server is in `phase` or past it.
+    pub(crate) async fn reached(&mut self, phase: Phase) {
+        // The sender lives as long as the server; without it there is nothing to go on for.
+        let _ = self.0.wait_for(|now| *now >= phase).await;
+    }
+}
+
+/// Serves until `shutdown` is cancelled and everything under way has ended.
+///
+/// Then `/readyz` fails; after `drain_delay` listening stops; requests already read are answered;
+/// after `shutdown_grace` bodies are cut off, and what came of them is kept. Dropping the future
+/// instead is a crash: it loses nothing acknowledged.
+pub async fn run(
+    listeners: Listeners,
+    engine: Engine,
+    options: ServeOptions,
+    shutdown: CancellationToken,
+) -> io::Result<()> {
+    let (phase, stopping) = watch::channel(Phase::Serving);
+    let stopping = Stopping(stopping);
+    let connections = TaskTracker::new();
+    let background = TaskTracker::new();
+    let maintenance = CancellationToken::new();
+
+    let maintained = engine.clone();
+    let stop_maintenance = maintenance.clone();
+    background.spawn(async move { maintained.maintain(options.cleanup_interval, stop_maintenance).await });
+    if let Some(listener) = listeners.admin {
+        background.spawn(admin::serve(listener, engine.clone(), stopping.clone(), maintenance.clone()));
+    }
+    let service = Service::new(engine.clone());
+    let rooms = Rooms::new(options.connections.connections);
+    for listener in listeners.uploads {
+        let accepting = accept(listener, service.clone(), options, rooms.clone(), stopping.clone(), connections.clone());
+        background.spawn(accepting);
+    }
+
+    shutdown.cancelled().await;
+    tracing::info!("stopping: requests under way are finished");
+    phase.send_replace(Phase::Draining);
+    tokio::time::sleep(options.drain_delay).await;
+    phase.send_replace(Phase::Closing);
+    connections.close();
+    if tokio::time::timeout(options.shutdown_grace, connections.wait()).await.is_err() {
+        tracing::info!(connections = connections.len(), "the grace is over: bodies are cut off, what came is kept");
+    }
+    engine.stop().await;
+    let _ = tokio::time::timeout(Duration::from_secs(1), connections.wait()).await;
+    maintenance.cancel();
+    background.close();
+    background.wait().await;
+    Ok(())
+}
+
+/// Room for connections.
+#[derive(Clone, Debug)]
+struct Rooms {
+    open: Arc<Semaphore>,
+    refused: Arc<Semaphore>,
+}
+
+impl Rooms {
+    fn new(limit: Option<u32>) -> Self {
+        let limit = limit.map_or(Semaphore::MAX_PERMITS, |limit| limit as usize);
+        Self { open: Arc::new(Semaphore::new(limit)), refused: Arc::new(Semaphore::new(REFUSED_AT_ONCE)) }
+    }
+}
+
+async fn accept(
+    listener: TcpListener,
+    service: Service,
+    options: ServeOptions,
+    rooms: Rooms,
+    mut stopping: Stopping,
+    connections: TaskTracker,
+) {
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = stopping.reached(Phase::Closing) => return,
+        };
+        let (stream, peer) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::warn!(%error, "a connection could not be accepted");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let _ = stream.set_nodelay(true);
+        let limits = options.connections;
+        let address = peer.ip().to_canonical();
+        if let Ok(room) = rooms.open.clone().try_acquire_owned() {
+            let (service, stopping) = (service.clone(), stopping.clone());
+            connections.spawn(async move {
+                if let Err(error) = connection::serve(stream, address, service, limits, stopping).await {
+                    tracing::debug!(%address, %error, "a connection ended early");
+                }
+                drop(room);
+            });
+        } else if let Ok(room) = rooms.refused.clone().try_acquire_owned() {
+            tracing::info!(%address, "a connection was refused: limits.connections are open");
+            connections.spawn(async move {
+                let _ = connection::refuse(stream, limits).await;
+                drop(room);
+            });
+        }
+    }
+}

@@ -1,0 +1,215 @@
+//! `bits-server sessions`: a look into the session database from outside the server.
+
+use std::{fmt::Write, time::Duration};
+
+use bits_core::{
+    Commit, Ending, Filter, Found, Principal, Session, SessionId, SessionStore, SessionStoreError, State, Timestamp,
+    Tombstone, Transition,
+};
+use serde_json::{Value, json};
+
+use crate::{
+    cli::{Failure, SessionsCommand},
+    config::Config,
+    stores,
+};
+
+/// Sessions read from the database in one go.
+const PAGE: u32 = 1000;
+
+/// Runs the command and returns what it prints.
+pub(crate) async fn run(config: &Config, command: SessionsCommand) -> Result<String, Failure> {
+    let store = stores::open_sessions(config, false).await.map_err(Failure::Failed)?;
+    let output = dispatch(&store, command).await;
+    store.close().await;
+    output
+}
+
+async fn dispatch(store: &dyn SessionStore, command: SessionsCommand) -> Result<String, Failure> {
+    match command {
+        SessionsCommand::List { idle, user, path, json } => {
+            let principal = user.as_deref().map(Principal::named);
+            let filter = Filter { idle, principal, path_prefix: path, limit: PAGE, ..Filter::default() };
+            list(store, filter, json).await
+        }
+        SessionsCommand::Show { id, json } => show(store, parse(&id)?, json).await,
+        SessionsCommand::Cancel { id, json } => {
+            let session = live(store, parse(&id)?).await?;
+            let done = change(store, &session, &Transition::End(Ending::Cancelled)).await?;
+            Ok(report(json, "cancelled", done, &session))
+        }
+        SessionsCommand::Retry { id, json } => {
+            let session = live(store, parse(&id)?).await?;
+            if session.state != State::Publish {
+                return Err(Failure::Failed(format!("{} is {}: there is nothing to retry", session.id, session.state.as_str())));
+            }
+            let now = store.now().await?;
+            let done = change(store, &session, &Transition::Postpone { until: now }).await?;
+            Ok(report(json, "will be tried again", done, &session))
+        }
+        SessionsCommand::Sweep { json } => sweep(store, json).await,
+    }
+}
+
+async fn list(store: &dyn SessionStore, mut filter: Filter, json: bool) -> Result<String, Failure> {
+    let now = store.now().await?;
+    let mut sessions = Vec::new();
+    loop {
+        let page = store.list(&filter).await?;
+        let Some(last) = page.last() else { break };
+        filter.after = Some((last.created_at, last.id));
+        sessions.extend(page);
+    }
+    if json {
+        return Ok(pretty(&Value::Array(sessions.iter().map(|session| describe(session, now)).collect())));
+    }
+    let mut text = format!("{:38} {:10} {:>25} {:>8}  {:16} {}\n", "SESSION", "STATE", "BYTES", "IDLE", "USER", "DESTINATION");
+    for session in &sessions {
+        let bytes = match session.total {
+            Some(total) => format!("{}/{total}", session.received),
+            None => session.received.to_string(),
+        };
+        let idle = short(now.since(session.progressed_at));
+        let destination = session.destination.as_str().escape_debug();
+        let user = session.principal.to_string();
+        let _ = writeln!(
+            text,
+            "{:38} {:10} {bytes:>25} {idle:>8}  {:16} {destination}",
+            session.id,
+            session.state.as_str(),
+            user.escape_debug().to_string(),
+        );
+    }
+    let _ = write!(text, "{} live sessions", sessions.len());
+    Ok(text)
+}
+
+async fn show(store: &dyn SessionStore, id: SessionId, json: bool) -> Result<String, Failure> {
+    let now = store.now().await?;
+    let value = match store.load(id).await? {
+        Some(Found::Live(session)) => describe(&session, now),
+        Some(Found::Ended(tombstone)) => describe_ended(&tombstone),
+        None => return Err(unknown(id)),
+    };
+    if json {
+        return Ok(pretty(&value));
+    }
+    let Value::Object(fields) = value else { return Ok(String::new()) };
+    Ok(fields.iter().map(|(name, value)| format!("{name:14} {value}\n")).collect())
+}
+
+async fn sweep(store: &dyn SessionStore, json: bool) -> Result<String, Failure> {
+    let mut ended = 0_u64;
+    loop {
+        let expired = store.expired(PAGE).await?;
+        let mut moved = true;
+        for session in expired.iter().filter(|session| session.state != State::Publish) {
+            if let Commit::Ended(_) = store.commit(session, &Transition::End(Ending::Expired)).await? {
+                ended += 1;
+                moved = false;
+            }
+        }
+        if moved {
+            break;
+        }
+    }
+    Ok(if json { pretty(&json!({ "expired": ended })) } else { format!("{ended} expired sessions ended") })
+}
+
+async fn live(store: &dyn SessionStore, id: SessionId) -> Result<Session, Failure> {
+    match store.load(id).await? {
+        Some(Found::Live(session)) => Ok(session),
+        Some(Found::Ended(tombstone)) => {
+            Err(Failure::Failed(format!("{id} is over already: {}", tombstone.ending.as_str())))
+        }
+        None => Err(unknown(id)),
+    }
+}
+
+/// Commits against whatever the session has moved to; it may be receiving.
+async fn change(store: &dyn SessionStore, session: &Session, transition: &Transition) -> Result<bool, Failure> {
+    let mut session = session.clone();
+    for _ in 0..100 {
+        match store.commit(&session, transition).await? {
+            Commit::Live(_) | Commit::Ended(_) => return Ok(true),
+            Commit::Moved | Commit::Claimed(_) => session = live(store, session.id).await?,
+        }
+    }
+    Ok(false)
+}
+
+fn report(json: bool, what: &str, done: bool, session: &Session) -> String {
+    let outcome = if done { what } else { "moves too fast; try again" };
+    if json {
+        return pretty(&json!({ "session": session.id.to_string(), "done": done, "outcome": outcome }));
+    }
+    format!("{}: {outcome}", session.id)
+}
+
+fn describe(session: &Session, now: Timestamp) -> Value {
+    json!({
+        "session": session.id.to_string(),
+        "state": session.state.as_str(),
+        "destination": session.destination.as_str(),
+        "user": session.principal.as_str(),
+        "address": session.address,
+        "directory": session.directory,
+        "key": session.key.as_str(),
+        "received": session.received,
+        "total": session.total,
+        "synced": session.synced,
+        "epoch": session.epoch,
+        "created_at": time(session.created_at),
+        "progressed_at": time(session.progressed_at),
+        "expires_at": time(session.expires_at()),
+        "idle_seconds": now.since(session.progressed_at).as_secs(),
+        "retry_at": session.retry_at.map(time),
+    })
+}
+
+fn describe_ended(tombstone: &Tombstone) -> Value {
+    json!({
+        "session": tombstone.id.to_string(),
+        "state": tombstone.ending.as_str(),
+        "destination": tombstone.destination.as_str(),
+        "user": tombstone.principal.as_str(),
+        "published_bytes": tombstone.published,
+        "ended_at": time(tombstone.ended_at),
+        "kept_until": time(tombstone.keep_until),
+    })
+}
+
+/// With or without braces, which shells make awkward.
+fn parse(text: &str) -> Result<SessionId, Failure> {
+    let braced = format!("{{{}}}", text.trim().trim_start_matches('{').trim_end_matches('}'));
+    braced.parse().map_err(|error| Failure::Usage(format!("{text:?}: {error}")))
+}
+
+fn unknown(id: SessionId) -> Failure {
+    Failure::Failed(format!("there is no session {id}; `bits-server sessions list` shows those there are"))
+}
+
+fn time(timestamp: Timestamp) -> String {
+    jiff::Timestamp::from_millisecond(timestamp.as_millis()).map(|time| time.to_string()).unwrap_or_default()
+}
+
+fn short(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    match seconds {
+        0..60 => format!("{seconds}s"),
+        60..3600 => format!("{}m", seconds / 60),
+        3600..86400 => format!("{}h", seconds / 3600),
+        _ => format!("{}d", seconds / 86400),
+    }
+}
+
+fn pretty(value: &Value) -> String {
+    serde_json::to_string_pretty(value).unwrap_or_default()
+}
+
+impl From<SessionStoreError> for Failure {
+    fn from(error: SessionStoreError) -> Self {
+        let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
+        Self::Failed(format!("{error}{cause}"))
+    }
+}

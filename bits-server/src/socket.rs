@@ -1,0 +1,109 @@
+//! A connection's bytes, for hyper: with what was read ahead, and whether all answers are out.
+
+use std::{
+    io,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+};
+
+/// What is going on on a connection.
+#[derive(Debug, Default)]
+pub(crate) struct Activity {
+    /// Requests read and not yet answered.
+    answering: AtomicUsize,
+    /// An answer was given that may not have left the process.
+    unflushed: AtomicBool,
+    /// Requests answered so far.
+    answered: AtomicUsize,
+}
+
+impl Activity {
+    pub(crate) fn begin(&self) {
+        self.answering.fetch_add(1, Ordering::AcqRel);
+    }
+
+    pub(crate) fn end(&self) {
+        self.unflushed.store(true, Ordering::Release);
+        self.answered.fetch_add(1, Ordering::AcqRel);
+        self.answering.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    /// Whether at least one request was answered, none is being answered, and every answer is out.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.answered() > 0 && self.answering.load(Ordering::Acquire) == 0 && !self.unflushed.load(Ordering::Acquire)
+    }
+
+    /// Requests answered so far.
+    pub(crate) fn answered(&self) -> usize {
+        self.answered.load(Ordering::Acquire)
+    }
+}
+
+/// A TCP connection as hyper reads and writes it.
+#[derive(Debug)]
+pub(crate) struct Socket {
+    pub(crate) stream: TcpStream,
+    /// Bytes that were read before and not used.
+    read_ahead: Bytes,
+    activity: Arc<Activity>,
+}
+
+impl Socket {
+    pub(crate) fn new(stream: TcpStream, read_ahead: Bytes, activity: Arc<Activity>) -> Self {
+        Self { stream, read_ahead, activity }
+    }
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.read_ahead.is_empty() {
+            return Pin::new(&mut self.stream).poll_read(context, buffer);
+        }
+        let length = self.read_ahead.len().min(buffer.remaining());
+        buffer.put_slice(&self.read_ahead.split_to(length));
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    /// hyper flushes its socket when nothing is left in its own buffer.
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(Pin::new(&mut self.stream).poll_flush(context))?;
+        self.activity.unflushed.store(false, Ordering::Release);
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
+    }
+}

@@ -1,0 +1,149 @@
+//! From a configuration to a running server: addresses, the data folder's lock, stores, signals.
+
+use std::{net::SocketAddr, time::Duration};
+
+use bits_engine::{Directories, Engine, Limits};
+use tokio::{
+    net::TcpListener,
+    signal::unix::{Signal, SignalKind, signal},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    audit,
+    cli::Failure,
+    config::{Config, Source},
+    connection::ConnectionLimits,
+    serve::{self, Listeners, ServeOptions},
+    stores,
+};
+
+/// The longest that load balancers get to notice a stopping server.
+const DRAIN_DELAY: Duration = Duration::from_secs(3);
+/// Between two sweeps where no directory says otherwise.
+const CLEANUP_INTERVAL: Duration = Duration::from_secs(12 * 60 * 60);
+
+/// Serves until a signal says to stop.
+pub(crate) async fn serve(config: Config) -> Result<(), Failure> {
+    let mut signals = Signals::new()?;
+    let listeners = bind(&config).await?;
+    let addresses = addresses(&listeners.uploads);
+    let stores = stores::open(&config).await.map_err(Failure::Failed)?;
+    let engine = engine(&config, &stores)?;
+    greet(&config, &addresses, listeners.admin.as_ref());
+
+    let shutdown = CancellationToken::new();
+    let options = options(&config);
+    let mut server = std::pin::pin!(serve::run(listeners, engine, options, shutdown.clone()));
+    let served = tokio::select! {
+        served = &mut server => served,
+        name = signals.next() => {
+            tracing::info!(signal = name, "asked to stop; once more ends the process at once");
+            shutdown.cancel();
+            tokio::select! {
+                served = server => served,
+                _ = signals.next() => return Err(Failure::Failed("ended by a second signal".to_owned())),
+            }
+        }
+    };
+    stores.close().await;
+    served.map_err(|error| Failure::Failed(error.to_string()))?;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self, Failure> {
+        let listen = |kind| signal(kind).map_err(|error| Failure::Failed(format!("signals cannot be caught: {error}")));
+        Ok(Self { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}
+
+async fn bind(config: &Config) -> Result<Listeners, Failure> {
+    let mut uploads = Vec::new();
+    for address in &config.listen {
+        uploads.push(bind_one(*address, "listen").await?);
+    }
+    let admin = match config.admin.listen {
+        Some(address) => Some(bind_one(address, "admin.listen").await?),
+        None => None,
+    };
+    Ok(Listeners { uploads, admin })
+}
+
+async fn bind_one(address: SocketAddr, key: &str) -> Result<TcpListener, Failure> {
+    TcpListener::bind(address).await.map_err(|error| {
+        let advice = match error.kind() {
+            std::io::ErrorKind::AddrInUse => "; another program listens there: stop it, or choose another address",
+            std::io::ErrorKind::PermissionDenied => "; ports below 1024 need a privilege",
+            _ => "",
+        };
+        Failure::Failed(format!("{key}: cannot listen on {address}: {error}{advice}"))
+    })
+}
+
+fn addresses(listeners: &[TcpListener]) -> Vec<SocketAddr> {
+    listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect()
+}
+
+fn engine(config: &Config, stores: &stores::Stores) -> Result<Engine, Failure> {
+    let directories = config.directories.iter().map(|directory| directory.directory(stores::STORAGE)).collect();
+    let directories = Directories::new(directories).map_err(|error| Failure::Usage(error.to_string()))?;
+    Engine::builder(stores.sessions(), directories)
+        .storage(stores::STORAGE, stores.uploads())
+        .limits(Limits { idle_timeout: config.limits.idle_timeout, ..Limits::default() })
+        .on_event(audit::log)
+        .build()
+        .map_err(|storage| Failure::Usage(format!("no storage is called {storage}")))
+}
+
+fn options(config: &Config) -> ServeOptions {
+    ServeOptions {
+        connections: ConnectionLimits {
+            connections: config.limits.connections,
+            header_timeout: config.limits.header_timeout,
+            idle_timeout: config.limits.idle_timeout,
+        },
+        shutdown_grace: config.shutdown_grace,
+        cleanup_interval: config
+            .directories
+            .iter()
+            .map(|directory| directory.cleanup_interval)
+            .min()
+            .unwrap_or(CLEANUP_INTERVAL),
+        drain_delay: DRAIN_DELAY.min(config.shutdown_grace / 10),
+    }
+}
+
+/// Says where the server listens; a newcomer without a configuration also learns what to type.
+fn greet(config: &Config, addresses: &[SocketAddr], admin: Option<&TcpListener>) {
+    for address in addresses {
+        tracing::info!(%address, "listening for uploads");
+    }
+    if let Some(address) = admin.and_then(|admin| admin.local_addr().ok()) {
+        tracing::info!(%address, "listening for /healthz and /readyz");
+    }
+    if config.source == Source::Defaults
+        && let Some(address) = addresses.first()
+    {
+        println!(
+            "Uploads to http://{address}/upload/ are kept in {data}/files/upload. Try, from another terminal:\n\
+             \n    bits upload FILE http://{address}/upload/FILE\n\
+             \nor from PowerShell on this machine:\n\
+             \n    Start-BitsTransfer -TransferType Upload -Source FILE -Destination http://{address}/upload/FILE\n",
+            data = config.data_dir.display(),
+        );
+    }
+}

@@ -1,0 +1,91 @@
+//! The one place where a URL becomes a backend. Cargo features choose which there are.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use bits_core::{SessionStore, UploadStore};
+use bits_store_fs::{DataLock, LocalStore, SyncAt};
+use bits_store_sql::SqliteSessions;
+
+use crate::config::{Config, StateUrl, StorageUrl, Sync};
+
+/// The name by which sessions know the storage of `[storage]`; where that is may change.
+pub const STORAGE: &str = "default";
+
+/// A draining process lets go of the data folder this long after its grace is over.
+const LOCK_MARGIN: Duration = Duration::from_secs(5);
+
+/// The open backends. Dropping them lets go of the data folder.
+pub struct Stores {
+    sessions: Arc<SqliteSessions>,
+    uploads: Arc<LocalStore>,
+    _lock: DataLock,
+}
+
+impl Stores {
+    /// The session store.
+    pub fn sessions(&self) -> Arc<dyn SessionStore> {
+        self.sessions.clone()
+    }
+
+    /// The upload store.
+    pub fn uploads(&self) -> Arc<dyn UploadStore> {
+        self.uploads.clone()
+    }
+
+    /// Closes the database cleanly.
+    pub async fn close(self) {
+        self.sessions.close().await;
+    }
+}
+
+/// Locks the data folder, waiting for a process that is stopping, and opens what the
+/// configuration names. The error says what is wrong, where, and what to do.
+pub async fn open(config: &Config) -> Result<Stores, String> {
+    create_folder(&config.data_dir)?;
+    let lock = DataLock::acquire(&config.data_dir, config.shutdown_grace + LOCK_MARGIN)
+        .await
+        .map_err(|error| describe("data_dir", &error))?;
+    let sessions = open_sessions(config, config.state.migrate).await?;
+    let StorageUrl::File(root) = &config.storage.url;
+    let options = bits_store_fs::Options {
+        sync: match config.storage.sync {
+            Sync::Checkpoint => SyncAt::Checkpoint,
+            Sync::Fragment => SyncAt::Fragment,
+        },
+        reserve_free: config.storage.reserve_free.0,
+        ..bits_store_fs::Options::default()
+    };
+    let uploads = LocalStore::open(root, options).await.map_err(|error| describe("storage.url", &error))?;
+    Ok(Stores { sessions: Arc::new(sessions), uploads: Arc::new(uploads), _lock: lock })
+}
+
+/// Opens the session database alone, whether a server runs or not.
+pub async fn open_sessions(config: &Config, migrate: bool) -> Result<SqliteSessions, String> {
+    let StateUrl::Sqlite(path) = &config.state.url;
+    let options = bits_store_sql::Options { migrate, ..bits_store_sql::Options::default() };
+    SqliteSessions::open(path, options).await.map_err(|error| describe("state.url", &error))
+}
+
+/// Brings the session database up to date.
+pub async fn migrate(config: &Config) -> Result<(), String> {
+    create_folder(&config.data_dir)?;
+    let sessions = open_sessions(config, true).await?;
+    sessions.close().await;
+    tracing::info!("the session database is up to date");
+    Ok(())
+}
+
+fn create_folder(path: &Path) -> Result<(), String> {
+    std::fs::create_dir_all(path)
+        .map_err(|error| format!("data_dir: {} cannot be made: {error}; check its permissions", path.display()))
+}
+
+fn describe(key: &str, error: &dyn std::error::Error) -> String {
+    let mut text = format!("{key}: {error}");
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
