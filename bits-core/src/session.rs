@@ -416,7 +416,8 @@ impl Session {
             folder: self.folder.clone(),
             key: self.key.clone(),
             handle: self.handle.clone(),
-            unclean: !published && self.total.is_some(),
+            // Room may have been made for a size that was never committed.
+            unclean: !published,
         }
     }
 }

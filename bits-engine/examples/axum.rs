@@ -53,10 +53,16 @@ async fn upload(
 ) -> Response {
     let (head, body) = request.into_parts();
     if Form::of(&head).is_none() {
-        return Response::builder().status(405).header("Allow", "BITS_POST").body(AxumBody::empty()).unwrap_or_default();
+        return Response::builder()
+            .status(405)
+            .header("Allow", "BITS_POST")
+            .body(AxumBody::empty())
+            .unwrap_or_default();
     }
     let chunks = body.into_data_stream().map(|chunk| chunk.map_err(|_| BodyError::Disconnected));
     let caller = Caller { principal: Principal::ANONYMOUS, address: Some(address.ip()) };
-    let ack = engine.handle(&head, caller, Body::new(chunks)).await;
-    ack.into_response().map(|()| AxumBody::empty())
+    match engine.handle(&head, caller, Body::new(chunks)).await {
+        Some(ack) => ack.into_response().map(|()| AxumBody::empty()),
+        None => Response::builder().status(408).body(AxumBody::empty()).unwrap_or_default(),
+    }
 }

@@ -23,13 +23,14 @@ pub struct Body {
     unasked: bool,
     /// Nothing more is read, be it that it ended or that it was given up.
     ended: bool,
+    broken: bool,
 }
 
 impl Body {
     /// A body that the client is sending. Chunks may have any size; the stream ends with the
     /// body, and fails with [`BodyError::Disconnected`] when the connection breaks.
     pub fn new(stream: impl Stream<Item = Result<Bytes, BodyError>> + Send + 'static) -> Self {
-        Self { stream: Box::pin(stream), unasked: false, ended: false }
+        Self { stream: Box::pin(stream), unasked: false, ended: false, broken: false }
     }
 
     /// The same body, which the client sends only when it is asked for by `100 Continue`.
@@ -48,6 +49,16 @@ impl Body {
             timer: Box::pin(tokio::time::sleep(idle)),
             cut: Box::pin(cut.cancelled_owned()),
         }
+    }
+
+    /// Whether the connection broke, or the body was given up: no answer will be read.
+    pub(crate) fn is_broken(&self) -> bool {
+        self.broken
+    }
+
+    fn give_up(&mut self) {
+        self.ended = true;
+        self.broken = true;
     }
 
     /// Reads and drops what is in flight: a client that is still sending sees a reset instead of
@@ -77,8 +88,10 @@ impl Stream for Body {
         }
         self.unasked = false;
         let next = self.stream.as_mut().poll_next(context);
-        if let Poll::Ready(None | Some(Err(_))) = next {
-            self.ended = true;
+        match &next {
+            Poll::Ready(None) => self.ended = true,
+            Poll::Ready(Some(Err(_))) => self.give_up(),
+            _ => {}
         }
         next
     }
@@ -117,7 +130,7 @@ impl Stream for Part<'_> {
 
         let this = &mut *self;
         if this.cut.as_mut().poll(context).is_ready() {
-            this.body.ended = true;
+            this.body.give_up();
             return Poll::Ready(Some(Err(BodyError::Cut)));
         }
         loop {
@@ -132,7 +145,7 @@ impl Stream for Part<'_> {
                     }
                 }
                 Poll::Pending if this.timer.as_mut().poll(context).is_ready() => {
-                    this.body.ended = true;
+                    this.body.give_up();
                     return Poll::Ready(Some(Err(BodyError::Idle)));
                 }
                 Poll::Pending => return Poll::Pending,

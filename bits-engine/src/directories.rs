@@ -1,12 +1,14 @@
 //! Which virtual directory answers for a path: the longest `url_path` wins.
 
+use std::sync::Arc;
+
 use bits_core::{Directory, Refusal, StorageKey, VirtualPath};
 
 /// The virtual directories of a server.
 #[derive(Clone, Debug, Default)]
 pub struct Directories {
     /// The most segments first.
-    by_depth: Vec<Directory>,
+    by_depth: Vec<Arc<Directory>>,
 }
 
 /// Two directories answer for one path.
@@ -24,7 +26,7 @@ impl std::error::Error for DuplicateUrlPath {}
 /// A path that a directory answers for.
 #[derive(Clone, Debug)]
 pub(crate) struct Route<'a> {
-    pub(crate) directory: &'a Directory,
+    pub(crate) directory: &'a Arc<Directory>,
     /// The path below the directory; the root when the path names the directory itself.
     pub(crate) below: StorageKey,
     /// The path as sessions keep it.
@@ -40,17 +42,17 @@ impl Directories {
             }
         }
         directories.sort_by_key(|directory| std::cmp::Reverse(segments(&directory.url_path).count()));
-        Ok(Self { by_depth: directories })
+        Ok(Self { by_depth: directories.into_iter().map(Arc::new).collect() })
     }
 
     /// All of them.
     pub fn iter(&self) -> impl Iterator<Item = &Directory> {
-        self.by_depth.iter()
+        self.by_depth.iter().map(Arc::as_ref)
     }
 
     /// The directory with this `url_path`, as sessions keep it.
     pub(crate) fn named(&self, url_path: &str) -> Option<&Directory> {
-        self.by_depth.iter().find(|directory| same_path(&directory.url_path, url_path))
+        self.iter().find(|directory| same_path(&directory.url_path, url_path))
     }
 
     /// The directory that answers for the path of a request, as it stood on the wire.

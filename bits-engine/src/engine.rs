@@ -128,27 +128,30 @@ impl Engine {
         }
     }
 
-    /// Answers one request. Dropping the future loses nothing: what it started goes on.
+    /// Answers one request; none when its body broke off, went silent or was cut off, so that
+    /// there is nobody to answer and the connection is to be closed. What came of it is kept.
+    ///
+    /// Dropping the future loses nothing: what it started goes on.
     ///
     /// Whatever part of the body is not wanted is read and dropped first, so
     /// that the client sees the ack; up to the directory's fragment size and 10 s.
-    pub async fn handle(&self, head: &Parts, caller: Caller, body: Body) -> Ack {
+    pub async fn handle(&self, head: &Parts, caller: Caller, body: Body) -> Option<Ack> {
         let route = self.inner.directories.route(head.uri.path());
         let drain_limit = route.as_ref().map_or(DEFAULT_DRAIN, |route| route.directory.maximum_fragment_size);
         let call = match route.and_then(|route| Call::new(route, head, caller)) {
             Ok(call) => call,
-            Err(refusal) => return refuse(refusal, body, drain_limit).await,
+            Err(refusal) => return Some(refuse(refusal, body, drain_limit).await),
         };
         let inner = self.inner.clone();
         let task = self.inner.tasks.spawn(async move {
             let mut body = body;
             let ack = inner.answer(&call, &mut body).await;
             body.drain(call.directory.maximum_fragment_size).await;
-            ack
+            (!body.is_broken()).then_some(ack)
         });
         task.await.unwrap_or_else(|failure| {
             tracing::error!(%failure, "a request's task failed");
-            Ack::refused(Refusal::Internal, None)
+            Some(Ack::refused(Refusal::Internal, None))
         })
     }
 
@@ -189,7 +192,7 @@ pub(crate) struct Call {
     pub(crate) packet: Packet,
     pub(crate) form: Form,
     pub(crate) caller: Caller,
-    pub(crate) directory: Directory,
+    pub(crate) directory: Arc<Directory>,
     pub(crate) below: bits_core::StorageKey,
     pub(crate) destination: VirtualPath,
 }

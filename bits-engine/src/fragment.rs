@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bits_core::{
-    Ack, BodyError, Commit, Form, FragmentDecision, FragmentHead, PublishAt, Refusal, Session, SessionEventKind,
+    Ack, BodyError, Commit, Form, Found, FragmentDecision, FragmentHead, PublishAt, Refusal, Session, SessionEventKind,
     Stopped, StoreError, StoreErrorKind, Transition, Upload, Written,
 };
 
@@ -183,11 +183,9 @@ impl Inner {
     ) -> Result<Step, Refusal> {
         let refusal = call.store_refusal(error);
         let session = match error.kind {
+            StoreErrorKind::Missing => return self.send_back(session, 0).await,
             StoreErrorKind::Doubtful { good } if good <= session.received => {
-                return Ok(self
-                    .regress(session, good)
-                    .await?
-                    .map_or(Step::Again, |to| Step::Answer(Ack::fragment(session.id, to))));
+                return self.send_back(session, good).await;
             }
             StoreErrorKind::Doubtful { good } => self.advance(session, Written { reached: good, ..written }).await?,
             _ => self.advance(session, written).await?,
@@ -199,6 +197,11 @@ impl Inner {
             }
             (_, Some(_)) => Err(refusal),
         }
+    }
+
+    async fn send_back(&self, session: &Session, to: u64) -> Result<Step, Refusal> {
+        let to = self.regress(session, to).await?;
+        Ok(to.map_or(Step::Again, |to| Step::Answer(Ack::fragment(session.id, to))))
     }
 
     /// Makes the whole upload durable where publishing does not do so before the last ack.
@@ -235,13 +238,22 @@ impl Inner {
             // A promise for the bytes is worth as much as the row that holds it.
             durable: written.synced >= written.reached,
         };
-        match self.commit(session, &transition).await? {
-            Some(advanced) => {
-                self.emit(advanced.progressed_at, &advanced, SessionEventKind::Advanced { from: session.received });
-                Ok(Some(advanced))
-            }
-            None => Ok(None),
+        let Some(advanced) = self.commit(session, &transition).await? else {
+            self.discard_if_over(session).await?;
+            return Ok(None);
+        };
+        self.emit(advanced.progressed_at, &advanced, SessionEventKind::Advanced { from: session.received });
+        Ok(Some(advanced))
+    }
+
+    /// A session may have ended while a fragment was written, and its bytes been deleted before.
+    async fn discard_if_over(&self, session: &Session) -> Result<(), Refusal> {
+        let found = self.sessions.load(session.id).await.map_err(|error| row_refusal(&error))?;
+        if !matches!(found, Some(Found::Live(_))) {
+            let discarded = self.storage(&session.storage)?.discard(&Upload::of(session, Vec::new())).await;
+            discarded.unwrap_or_else(|error| tracing::error!(error = %chain(&error), "the upload store failed"));
         }
+        Ok(())
     }
 
     /// Sends the client back to `to`; none when somebody else moved the session.

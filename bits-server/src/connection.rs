@@ -15,7 +15,7 @@ use tokio::{net::TcpStream, time::Instant};
 
 use crate::{
     serve::{Phase, Stopping},
-    service::{self, Service},
+    service::{self, Hangup, Service},
     socket::{Activity, Socket},
 };
 
@@ -110,12 +110,13 @@ async fn serve_busy(
         let (activity, draining) = (activity.clone(), stopping.clone());
         async move {
             activity.begin();
-            let mut response = service.answer(request, address).await?;
+            let answered = service.answer(request, address).await;
+            activity.end();
+            let mut response = answered?;
             if draining.phase() != Phase::Serving {
                 response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
-            activity.end();
-            Ok::<Response<Full<Bytes>>, std::convert::Infallible>(response)
+            Ok::<Response<Full<Bytes>>, Hangup>(response)
         }
     });
     let socket = Socket::new(stream, read_ahead, activity.clone());

@@ -1,7 +1,6 @@
 //! One request: BITS packets go to the engine, everything else is told that it is in the wrong place.
 
 use std::{
-    convert::Infallible,
     net::IpAddr,
     sync::{
         Arc,
@@ -34,23 +33,35 @@ impl Service {
         &self,
         request: Request<Incoming>,
         address: IpAddr,
-    ) -> Result<Response<Full<Bytes>>, Infallible> {
+    ) -> Result<Response<Full<Bytes>>, Hangup> {
         let (head, body) = request.into_parts();
         if Form::of(&head).is_none() {
             return Ok(no_packet(&head.method));
         }
         let number = self.numbers.fetch_add(1, Ordering::Relaxed);
         let span = tracing::debug_span!("request", id = number, %address);
-        Ok(self.packet(head, body, address).instrument(span).await)
+        self.packet(head, body, address).instrument(span).await.ok_or(Hangup)
     }
 
-    async fn packet(&self, head: Parts, body: Incoming, address: IpAddr) -> Response<Full<Bytes>> {
+    async fn packet(&self, head: Parts, body: Incoming, address: IpAddr) -> Option<Response<Full<Bytes>>> {
         let caller = Caller { principal: Principal::ANONYMOUS, address: Some(address) };
-        let ack = self.engine.handle(&head, caller, stream(&head, body)).await;
+        let ack = self.engine.handle(&head, caller, stream(&head, body)).await?;
         log(&head, &ack);
-        ack.into_response().map(|()| Full::default())
+        Some(ack.into_response().map(|()| Full::default()))
     }
 }
+
+/// The body broke off or was cut off: the connection is closed without an answer.
+#[derive(Debug)]
+pub(crate) struct Hangup;
+
+impl std::fmt::Display for Hangup {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("the body broke off or was cut off")
+    }
+}
+
+impl std::error::Error for Hangup {}
 
 /// The answer where too many connections are open already.
 pub(crate) fn overloaded() -> Response<Full<Bytes>> {
