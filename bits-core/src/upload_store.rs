@@ -48,8 +48,9 @@ pub trait UploadStore: Send + Sync + 'static {
     /// [synced](Self::sync) before.
     async fn prepare(&self, upload: &Upload, precondition: Precondition) -> Result<PublishIntent, StoreError>;
 
-    /// Puts the upload at its destination, durably. May be called again after a crash at any
-    /// point, and then finds out from `intent` how far the first call came.
+    /// Puts the upload at its destination, durably; on success nothing of it is staged any more.
+    /// May be called again after a crash at any point, and then finds out from `intent` how far
+    /// the first call came.
     /// [`StoreErrorKind::Exists`], [`StoreErrorKind::IsFolder`] and [`StoreErrorKind::NoParent`]
     /// mean that nothing was published and nothing will be.
     async fn publish(

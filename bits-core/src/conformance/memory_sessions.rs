@@ -1,0 +1,254 @@
+//! Sessions in memory: [`Session::apply`] behind a lock, and nothing more clever.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use async_trait::async_trait;
+
+use crate::{
+    After, Census, Commit, Filter, Found, NewSession, Piece, Session, SessionId, SessionStore, SessionStoreError,
+    State, Timestamp, Tombstone, Transition, conformance::ManualClock,
+};
+
+/// A [`SessionStore`] that forgets everything with the process.
+#[derive(Debug, Default)]
+pub struct MemorySessions {
+    clock: ManualClock,
+    rows: Mutex<Rows>,
+}
+
+/// All rows at one moment: a backup, or what a power loss left.
+#[derive(Clone, Debug)]
+pub struct Snapshot(Rows);
+
+type Rows = BTreeMap<SessionId, Row>;
+
+#[derive(Clone, Debug)]
+struct Row {
+    found: Found,
+    pieces: Vec<Piece>,
+    replaced: Vec<Piece>,
+}
+
+impl MemorySessions {
+    /// An empty store that goes by `clock`.
+    pub fn new(clock: ManualClock) -> Self {
+        Self { clock, rows: Mutex::default() }
+    }
+
+    /// The clock that it goes by.
+    pub fn clock(&self) -> &ManualClock {
+        &self.clock
+    }
+
+    /// All rows as they stand.
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot(self.rows().clone())
+    }
+
+    /// Goes back to an earlier state, as a restored backup does.
+    pub fn restore(&self, snapshot: Snapshot) {
+        *self.rows() = snapshot.0;
+    }
+
+    /// A panic elsewhere leaves no row half changed: every change is one assignment at its end.
+    fn rows(&self) -> MutexGuard<'_, Rows> {
+        self.rows.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn select<T>(&self, limit: u32, choose: impl FnMut(&Row) -> Option<T>) -> Vec<T> {
+        self.rows().values().filter_map(choose).take(limit as usize).collect()
+    }
+}
+
+#[async_trait]
+impl SessionStore for MemorySessions {
+    async fn create(&self, new: &NewSession) -> Result<Session, SessionStoreError> {
+        let mut rows = self.rows();
+        if rows.contains_key(&new.id) {
+            return Err(SessionStoreError::Other(format!("session {} is there already", new.id).into()));
+        }
+        let unfinished = rows.values().filter_map(Row::live).filter(|session| is_unfinished(session, new)).count();
+        if new.limit.is_some_and(|limit| unfinished >= limit as usize) {
+            return Err(SessionStoreError::Limit);
+        }
+        let session = Session::create(new, self.clock.now());
+        rows.insert(new.id, Row::new(session.clone()));
+        Ok(session)
+    }
+
+    async fn load(&self, id: SessionId) -> Result<Option<Found>, SessionStoreError> {
+        Ok(self.rows().get(&id).map(|row| row.found.clone()))
+    }
+
+    async fn commit(&self, from: &Session, transition: &Transition) -> Result<Commit, SessionStoreError> {
+        let now = self.clock.now();
+        // What does not fit the caller's own row is its bug; what does not fit ours is a race.
+        from.apply(transition, now)?;
+        let mut rows = self.rows();
+        let Some(session) = rows.get(&from.id).and_then(Row::live).filter(|session| is_at(session, from)) else {
+            return Ok(Commit::Moved);
+        };
+        let Ok(after) = session.apply(transition, now) else { return Ok(Commit::Moved) };
+        if let Some(holder) = claimed(&rows, session, transition) {
+            return Ok(Commit::Claimed(holder));
+        }
+        let Some(row) = rows.get_mut(&from.id) else { return Ok(Commit::Moved) };
+        row.change(transition, after.clone());
+        Ok(match after {
+            After::Live(session) => Commit::Live(session),
+            After::Ended(tombstone) => Commit::Ended(tombstone),
+        })
+    }
+
+    async fn pieces(&self, id: SessionId, from: u64) -> Result<Vec<Piece>, SessionStoreError> {
+        let rows = self.rows();
+        let Some(row) = rows.get(&id) else { return Ok(Vec::new()) };
+        Ok(row.pieces.iter().filter(|piece| piece.end() > from).cloned().collect())
+    }
+
+    async fn replaced_pieces(&self, id: SessionId) -> Result<Vec<Piece>, SessionStoreError> {
+        Ok(self.rows().get(&id).map(|row| row.replaced.clone()).unwrap_or_default())
+    }
+
+    async fn forget_pieces(&self, id: SessionId, pieces: &[Piece]) -> Result<(), SessionStoreError> {
+        if let Some(row) = self.rows().get_mut(&id) {
+            row.replaced.retain(|piece| !pieces.contains(piece));
+        }
+        Ok(())
+    }
+
+    async fn list(&self, filter: &Filter) -> Result<Vec<Session>, SessionStoreError> {
+        let now = self.clock.now();
+        let mut sessions = self.select(u32::MAX, |row| row.live().filter(|it| matches(filter, it, now)).cloned());
+        sessions.sort_by_key(|session| (session.created_at, session.id));
+        sessions.truncate(filter.limit as usize);
+        Ok(sessions)
+    }
+
+    async fn census(&self) -> Result<Census, SessionStoreError> {
+        let now = self.clock.now();
+        let rows = self.rows();
+        let live = || rows.values().filter_map(Row::live);
+        let expired = live().filter(|session| session.expires_at() <= now).count();
+        Ok(Census { live: live().count() as u64, expired: expired as u64 })
+    }
+
+    async fn expired(&self, limit: u32) -> Result<Vec<Session>, SessionStoreError> {
+        let now = self.clock.now();
+        Ok(self.select(limit, |row| row.live().filter(|session| session.expires_at() <= now).cloned()))
+    }
+
+    async fn unpublished(&self, limit: u32) -> Result<Vec<Session>, SessionStoreError> {
+        let now = self.clock.now();
+        let due = |session: &&Session| session.state == State::Publish && session.retry_at.is_none_or(|at| at <= now);
+        Ok(self.select(limit, |row| row.live().filter(due).cloned()))
+    }
+
+    async fn unclean(&self, limit: u32) -> Result<Vec<Tombstone>, SessionStoreError> {
+        Ok(self.select(limit, |row| row.ended().filter(|tombstone| tombstone.unclean).cloned()))
+    }
+
+    async fn cleaned(&self, id: SessionId) -> Result<(), SessionStoreError> {
+        if let Some(row) = self.rows().get_mut(&id)
+            && let Found::Ended(tombstone) = &mut row.found
+        {
+            tombstone.unclean = false;
+            row.forget();
+        }
+        Ok(())
+    }
+
+    async fn purge(&self, limit: u32) -> Result<u64, SessionStoreError> {
+        let now = self.clock.now();
+        let over = |tombstone: &&Tombstone| !tombstone.unclean && tombstone.keep_until <= now;
+        let ids = self.select(limit, |row| row.ended().filter(over).map(|tombstone| tombstone.id));
+        let mut rows = self.rows();
+        Ok(ids.iter().filter(|id| rows.remove(id).is_some()).count() as u64)
+    }
+
+    async fn now(&self) -> Result<Timestamp, SessionStoreError> {
+        Ok(self.clock.now())
+    }
+
+    async fn check(&self) -> Result<(), SessionStoreError> {
+        Ok(())
+    }
+}
+
+impl Row {
+    fn new(session: Session) -> Self {
+        Self { found: Found::Live(session), pieces: Vec::new(), replaced: Vec::new() }
+    }
+
+    fn live(&self) -> Option<&Session> {
+        match &self.found {
+            Found::Live(session) => Some(session),
+            Found::Ended(_) => None,
+        }
+    }
+
+    fn ended(&self) -> Option<&Tombstone> {
+        match &self.found {
+            Found::Live(_) => None,
+            Found::Ended(tombstone) => Some(tombstone),
+        }
+    }
+
+    fn change(&mut self, transition: &Transition, after: After) {
+        match transition {
+            Transition::Advance { pieces, .. } => pieces.iter().for_each(|piece| self.add(piece)),
+            Transition::Regress { to } => self.replace(|piece| piece.end() > *to),
+            _ => {}
+        }
+        self.found = match after {
+            After::Live(session) => Found::Live(session),
+            After::Ended(tombstone) => Found::Ended(tombstone),
+        };
+        if self.ended().is_some_and(|tombstone| !tombstone.unclean) {
+            self.forget();
+        }
+    }
+
+    fn add(&mut self, new: &Piece) {
+        self.replace(|old| new.start <= old.start && old.end() <= new.end());
+        self.pieces.push(new.clone());
+        self.pieces.sort_by_key(|piece| piece.start);
+    }
+
+    fn replace(&mut self, mut gone: impl FnMut(&Piece) -> bool) {
+        self.replaced.extend(self.pieces.extract_if(.., |piece| gone(piece)));
+    }
+
+    fn forget(&mut self) {
+        self.pieces.clear();
+        self.replaced.clear();
+    }
+}
+
+fn is_unfinished(session: &Session, new: &NewSession) -> bool {
+    session.principal == new.principal && session.state != State::WaitForClose
+}
+
+fn is_at(session: &Session, from: &Session) -> bool {
+    (session.epoch, session.received, session.state) == (from.epoch, from.received, from.state)
+}
+
+/// Who publishes to the place that `transition` wants for `session`.
+fn claimed(rows: &Rows, session: &Session, transition: &Transition) -> Option<SessionId> {
+    let Transition::Intend(_) = transition else { return None };
+    let holds = |other: &&Session| {
+        other.state == State::Publish && other.storage == session.storage && other.key == session.key
+    };
+    rows.values().filter_map(Row::live).find(holds).map(|other| other.id)
+}
+
+fn matches(filter: &Filter, session: &Session, now: Timestamp) -> bool {
+    filter.idle.is_none_or(|idle| session.progressed_at + idle <= now)
+        && filter.principal.as_ref().is_none_or(|principal| *principal == session.principal)
+        && filter.path_prefix.as_ref().is_none_or(|prefix| session.destination.as_str().starts_with(prefix.as_str()))
+        && filter.directory.as_ref().is_none_or(|directory| *directory == session.directory)
+        && filter.after.is_none_or(|after| (session.created_at, session.id) > after)
+}

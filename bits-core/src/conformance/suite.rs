@@ -1,0 +1,128 @@
+//! One list of cases per suite, and how a case is run.
+
+use std::{future::Future, time::Duration};
+
+/// No case takes this long unless it hangs.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Runs one case on a runtime of its own.
+///
+/// # Panics
+/// When the case panics or hangs.
+pub fn run(case: impl Future<Output = ()>) {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .expect("a test needs threads to run on");
+    let end = runtime.block_on(async { tokio::time::timeout(PATIENCE, case).await });
+    assert!(end.is_ok(), "the case did not end within {PATIENCE:?}");
+}
+
+/// Makes of a list of cases the macro that turns each of them into a `#[test]`. A case that is
+/// written but not listed is dead code, and so a warning.
+macro_rules! suite {
+    ($d:tt $(#[$meta:meta])* $name:ident of $module:ident for $probe:ident: $($case:ident)*) => {
+        #[doc(hidden)]
+        pub mod $name {
+            $(
+                pub async fn $case(probe: impl crate::conformance::$probe) {
+                    crate::conformance::$module::$case(probe).await;
+                }
+            )*
+        }
+
+        $(#[$meta])*
+        $(#[doc = concat!("- `", stringify!($case), "`")])*
+        #[macro_export]
+        macro_rules! $name {
+            ($d probe:expr) => {
+                $(
+                    #[test]
+                    fn $case() {
+                        $d crate::conformance::run(async {
+                            $d crate::conformance::$name::$case($d probe.await).await;
+                        });
+                    }
+                )*
+            };
+        }
+    };
+}
+
+suite! {$
+    /// Holds a [`SessionStore`](crate::SessionStore) to its contract. Takes an expression that
+    /// gives a future of a [`SessionProbe`](crate::conformance::SessionProbe) on an empty store.
+    ///
+    /// The cases:
+    session_store_conformance of session_cases for SessionProbe:
+    answers
+    create_then_load
+    an_id_is_taken_once
+    the_limit_counts_unfinished_sessions
+    the_limit_holds_in_a_race
+    every_transition_is_what_apply_says
+    nothing_follows_the_end
+    a_stale_row_commits_nothing
+    a_regress_stops_the_older_writer
+    the_size_is_fixed_once
+    one_of_many_writers_commits
+    a_dropped_change_is_whole_or_nothing
+    a_claim_keeps_others_out
+    a_claim_is_released
+    a_claim_is_taken_again
+    one_of_many_claims
+    pieces_come_in_order
+    pieces_are_replaced_by_covering
+    only_replaced_pieces_are_forgotten
+    a_regress_drops_later_pieces
+    pieces_end_with_their_session
+    unclean_tombstones_are_listed
+    old_tombstones_are_purged
+    expired_sessions_are_found
+    unpublished_sessions_are_found
+    lists_are_filtered
+    lists_are_filtered_by_idle_time
+    lists_come_in_pages
+    values_at_the_limits
+}
+
+suite! {$
+    /// Holds an [`UploadStore`](crate::UploadStore) to its contract. Takes an expression that
+    /// gives a future of an [`UploadProbe`](crate::conformance::UploadProbe) on an empty store.
+    ///
+    /// The cases:
+    upload_store_conformance of upload_cases for UploadProbe:
+    answers
+    one_write_is_published
+    nothing_shows_before_publishing
+    writes_at_any_offset_add_up
+    many_small_writes_add_up
+    sizes_around_the_part_size
+    bodies_come_in_any_pieces
+    a_broken_body_keeps_what_came
+    an_empty_body_writes_nothing
+    an_empty_upload_is_published
+    regress_then_rewrite
+    writes_without_a_row_do_no_harm
+    a_stale_writer_does_no_harm
+    what_was_written_is_available
+    sync_at_any_offset
+    inspect_says_what_stands_there
+    an_existing_file_is_kept
+    a_file_that_appears_late_is_kept
+    overwriting_replaces_the_file
+    publishing_again_changes_nothing
+    the_first_of_two_wins
+    one_of_many_at_once_wins
+    a_folder_is_not_replaced
+    a_folder_that_appears_late_is_not_replaced
+    missing_folders_are_made_or_refused
+    a_file_as_a_folder_is_refused
+    discard_leaves_nothing
+    discard_by_tombstone
+    discard_touches_nothing_else
+    many_uploads_at_once
+    names_at_the_limits
+    similar_names_never_mix
+}
