@@ -407,8 +407,10 @@ pub(super) async fn old_tombstones_are_purged(probe: impl SessionProbe) {
     let mut short = [SessionId::new(uuid::Uuid::nil()); 3];
     for id in &mut short {
         *id = end(SHORT, Stage::Fresh).await;
+        store.cleaned(*id).await.unwrap();
     }
     let (unclean, long) = (end(SHORT, Stage::Partly).await, end(HOUR, Stage::Fresh).await);
+    store.cleaned(long).await.unwrap();
     let alive = store.create(&NewSession { timeout: SHORT, ..plain() }).await.unwrap().id;
     probe.pass(MOMENT).await;
     assert_eq!(store.purge(2).await.unwrap(), 2);
