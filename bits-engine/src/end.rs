@@ -158,7 +158,7 @@ impl Inner {
             return Ok(None);
         }
         let store = self.storage(&session.storage)?;
-        let upload = self.whole_upload(session).await?;
+        let upload = self.upload(session).await?;
         let available = store.available(&upload).await.map_err(|error| {
             tracing::error!(session = %session.id, error = %chain(&error), "the upload store failed");
             Refusal::from_store(error.kind, http::StatusCode::FORBIDDEN)

@@ -279,18 +279,7 @@ impl Inner {
 
     /// What the upload store is told of a session, with the pieces it asks for.
     pub(crate) async fn upload(&self, session: &Session) -> Result<Upload, Refusal> {
-        let from = self.storage(&session.storage)?.pieces_from(session);
-        self.upload_from(session, from).await
-    }
-
-    /// The same with all pieces.
-    pub(crate) async fn whole_upload(&self, session: &Session) -> Result<Upload, Refusal> {
-        let from = self.storage(&session.storage)?.pieces_from(session).map(|_| 0);
-        self.upload_from(session, from).await
-    }
-
-    async fn upload_from(&self, session: &Session, from: Option<u64>) -> Result<Upload, Refusal> {
-        let pieces = match from {
+        let pieces = match self.storage(&session.storage)?.pieces_from(session) {
             Some(from) => self.sessions.pieces(session.id, from).await.map_err(|error| row_refusal(&error))?,
             None => Vec::new(),
         };

@@ -106,7 +106,7 @@ impl Inner {
     /// Makes the bytes durable, looks at the destination, and commits the intent and the claim.
     async fn intend(self: &Arc<Self>, session: &Session) -> Result<Option<Outcome>, Refusal> {
         let store = self.storage(&session.storage)?;
-        let upload = self.whole_upload(session).await?;
+        let upload = self.upload(session).await?;
         let (precondition, conflict) = self.precondition(session);
         let prepared = match self.check_whole(store, session, &upload).await {
             Ok(()) => store.prepare(&upload, precondition).await,
@@ -135,7 +135,7 @@ impl Inner {
     /// Puts the bytes at their destination and commits that they are there.
     async fn put(&self, session: &Session) -> Result<Option<Outcome>, Refusal> {
         let store = self.storage(&session.storage)?;
-        let upload = self.whole_upload(session).await?;
+        let upload = self.upload(session).await?;
         let (precondition, conflict) = self.precondition(session);
         let Some(intent) = &session.intent else { return Err(Refusal::Internal) };
         if let Err(error) = store.publish(&upload, precondition, intent).await {

@@ -1,0 +1,437 @@
+//! The engine over the in-memory stores: order of the stores, turns, publishing, sweeping.
+
+#![allow(clippy::unwrap_used, reason = "a test ends where something is missing")]
+
+use std::{sync::Arc, time::Duration};
+
+use bits_core::{
+    Ack, BodyError, Directory, Hresult, Principal, PublishAt, SessionId, SessionStore, StorageKey, StoreErrorKind,
+    conformance::{ManualClock, MemorySessions, MemoryUploads, PublishFault},
+};
+use bits_engine::{Body, Caller, Directories, Engine};
+use bytes::Bytes;
+use futures_util::stream;
+use http::{Request, request::Parts};
+use tokio::sync::mpsc;
+
+const PART: u64 = 16;
+
+struct Rig {
+    engine: Engine,
+    sessions: Arc<MemorySessions>,
+    uploads: Arc<MemoryUploads>,
+    clock: ManualClock,
+}
+
+impl Rig {
+    fn new() -> Self {
+        Self::with(|_| {})
+    }
+
+    fn with(change: impl Fn(&mut Directory)) -> Self {
+        let clock = ManualClock::default();
+        let sessions = Arc::new(MemorySessions::new(clock.clone()));
+        let uploads = Arc::new(MemoryUploads::new(PART));
+        let mut directory = Directory::new("/upload", "memory", StorageKey::parse("store").unwrap());
+        change(&mut directory);
+        let directories = Directories::new(vec![directory]).unwrap();
+        let engine = Engine::builder(sessions.clone(), directories).storage("memory", uploads.clone()).build().unwrap();
+        Self { engine, sessions, uploads, clock }
+    }
+
+    async fn send(&self, packet: Packet<'_>, body: Body) -> Option<Ack> {
+        let caller = Caller { principal: Principal::ANONYMOUS, address: None };
+        self.engine.handle(&packet.head(), caller, body).await
+    }
+
+    async fn create(&self, path: &str) -> SessionId {
+        let ack = self.send(Packet::new(path, "Create-Session"), nothing()).await.unwrap();
+        assert_eq!(ack.status(), 200, "{ack:?}");
+        ack.session.unwrap()
+    }
+
+    async fn fragment(&self, path: &str, id: SessionId, start: usize, whole: &[u8], end: usize) -> Ack {
+        let packet = Packet::new(path, "Fragment").session(id).range(start, end, whole.len());
+        self.send(packet, bytes(&whole[start..end])).await.unwrap()
+    }
+
+    async fn end(&self, path: &str, kind: &'static str, id: SessionId) -> Ack {
+        self.send(Packet::new(path, kind).session(id), nothing()).await.unwrap()
+    }
+
+    fn stored(&self, name: &str) -> Option<Bytes> {
+        self.uploads.read(&StorageKey::parse(&format!("store/{name}")).unwrap())
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Packet<'a> {
+    path: &'a str,
+    kind: &'static str,
+    session: Option<SessionId>,
+    range: Option<(usize, usize, usize)>,
+    form: bits_core::Form,
+}
+
+impl<'a> Packet<'a> {
+    fn new(path: &'a str, kind: &'static str) -> Self {
+        Self { path, kind, session: None, range: None, form: bits_core::Form::Native }
+    }
+
+    fn session(self, id: SessionId) -> Self {
+        Self { session: Some(id), ..self }
+    }
+
+    fn range(self, start: usize, end: usize, total: usize) -> Self {
+        Self { range: Some((start, end, total)), ..self }
+    }
+
+    fn overridden(self) -> Self {
+        Self { form: bits_core::Form::Override, ..self }
+    }
+
+    fn head(self) -> Parts {
+        let length = self.range.map_or(0, |(start, end, _)| end - start);
+        let mut request = Request::builder()
+            .uri(self.path)
+            .header("BITS-Packet-Type", self.kind)
+            .header("BITS-Supported-Protocols", bits_core::PROTOCOL)
+            .header("Content-Length", length);
+        request = match self.form {
+            bits_core::Form::Native => request.method("BITS_POST"),
+            bits_core::Form::Override => request.method("POST").header("X-HTTP-Method-Override", "BITS_POST"),
+        };
+        if let Some(id) = self.session {
+            request = request.header("BITS-Session-Id", id.to_string());
+        }
+        if let Some((start, end, total)) = self.range {
+            let range = match total {
+                0 => "bytes */0".to_owned(),
+                _ => format!("bytes {start}-{}/{total}", end - 1),
+            };
+            request = request.header("Content-Range", range);
+        }
+        request.body(()).unwrap().into_parts().0
+    }
+}
+
+fn nothing() -> Body {
+    Body::new(stream::empty())
+}
+
+fn bytes(bytes: &[u8]) -> Body {
+    let chunks: Vec<_> = bytes.chunks(7).map(|chunk| Ok(Bytes::copy_from_slice(chunk))).collect();
+    Body::new(stream::iter(chunks))
+}
+
+/// A body that the test feeds.
+fn fed() -> (mpsc::UnboundedSender<Result<Bytes, BodyError>>, Body) {
+    let (sender, mut receiver) = mpsc::unbounded_channel();
+    (sender, Body::new(stream::poll_fn(move |context| receiver.poll_recv(context))))
+}
+
+fn content(length: usize) -> Vec<u8> {
+    (0..length).map(|at| (at * 7 % 251) as u8).collect()
+}
+
+fn code(ack: &Ack) -> Option<Hresult> {
+    ack.refusal.as_ref().and_then(bits_core::Refusal::hresult)
+}
+
+#[tokio::test]
+async fn an_upload_in_fragments_is_published_with_its_last() {
+    let rig = Rig::new();
+    let whole = content(100);
+    let id = rig.create("/upload/a/b.bin").await;
+    for (start, end) in [(0, 30), (30, 31), (31, 99)] {
+        assert_eq!(rig.fragment("/upload/a/b.bin", id, start, &whole, end).await.next_offset(), Some(end as u64));
+        assert_eq!(rig.stored("a/b.bin"), None);
+    }
+    assert_eq!(rig.fragment("/UPLOAD/a/b.bin", id, 99, &whole, 100).await.next_offset(), Some(100));
+    assert_eq!(rig.stored("a/b.bin").unwrap(), whole);
+    assert_eq!(rig.end("/upload/a/b.bin", "Close-Session", id).await.status(), 200);
+    assert_eq!(rig.uploads.staged(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn overlaps_are_taken_and_gaps_are_not() {
+    let rig = Rig::new();
+    let whole = content(50);
+    let id = rig.create("/upload/f").await;
+    let _ = rig.fragment("/upload/f", id, 0, &whole, 20).await;
+    assert_eq!(rig.fragment("/upload/f", id, 5, &whole, 15).await.next_offset(), Some(20));
+    assert_eq!(rig.fragment("/upload/f", id, 10, &whole, 30).await.next_offset(), Some(30));
+    let gap = rig.fragment("/upload/f", id, 40, &whole, 50).await;
+    assert_eq!((gap.status().as_u16(), gap.next_offset(), code(&gap)), (416, Some(30), None));
+    let _ = rig.fragment("/upload/f", id, 0, &whole, 50).await;
+    assert_eq!(rig.stored("f").unwrap(), whole);
+}
+
+#[tokio::test]
+async fn a_broken_body_keeps_what_came() {
+    let rig = Rig::new();
+    let id = rig.create("/upload/f").await;
+    let (feed, body) = fed();
+    feed.send(Ok(Bytes::from_static(b"hello"))).unwrap();
+    feed.send(Err(BodyError::Disconnected)).unwrap();
+    let packet = Packet::new("/upload/f", "Fragment").session(id).range(0, 11, 11);
+    assert_eq!(rig.send(packet, body).await, None);
+    let ack = rig.fragment("/upload/f", id, 0, b"hello world", 11).await;
+    assert_eq!(ack.next_offset(), Some(11));
+    assert_eq!(rig.stored("f").unwrap(), "hello world");
+}
+
+#[tokio::test]
+async fn a_dropped_request_keeps_what_came() {
+    let rig = Rig::new();
+    let id = rig.create("/upload/f").await;
+    let (feed, body) = fed();
+    feed.send(Ok(Bytes::from_static(b"hello"))).unwrap();
+    let packet = Packet::new("/upload/f", "Fragment").session(id).range(0, 11, 11);
+    assert!(tokio::time::timeout(Duration::from_millis(50), rig.send(packet, body)).await.is_err());
+    feed.send(Err(BodyError::Disconnected)).unwrap();
+    let ack = rig.fragment("/upload/f", id, 5, b"hello world", 11).await;
+    assert_eq!(ack.next_offset(), Some(11), "{ack:?}");
+}
+
+#[tokio::test]
+async fn a_newer_request_cuts_the_older_off_and_finds_its_bytes() {
+    for newer in ["Fragment", "Close-Session", "Cancel-Session"] {
+        let rig = Arc::new(Rig::new());
+        let id = rig.create("/upload/f").await;
+        let (feed, body) = fed();
+        feed.send(Ok(Bytes::from_static(b"hello"))).unwrap();
+        let older = {
+            let rig = rig.clone();
+            let packet = Packet::new("/upload/f", "Fragment").session(id).range(0, 11, 11);
+            tokio::spawn(async move { rig.send(packet, body).await })
+        };
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let ack = match newer {
+            "Fragment" => rig.fragment("/upload/f", id, 5, b"hello world", 11).await,
+            _ => rig.end("/upload/f", newer, id).await,
+        };
+        assert_eq!(ack.status(), 200, "{newer}: {ack:?}");
+        assert_eq!(older.await.unwrap(), None, "{newer}");
+        assert_eq!(rig.uploads.staged(), Vec::<String>::new(), "{newer}");
+        drop(feed);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_body_is_given_up_and_its_bytes_kept() {
+    let rig = Rig::new();
+    let id = rig.create("/upload/f").await;
+    let (feed, body) = fed();
+    feed.send(Ok(Bytes::from_static(b"hello"))).unwrap();
+    let packet = Packet::new("/upload/f", "Fragment").session(id).range(0, 11, 11);
+    assert_eq!(rig.send(packet, body).await, None);
+    drop(feed);
+    assert_eq!(rig.fragment("/upload/f", id, 5, b"hello world", 11).await.next_offset(), Some(11));
+}
+
+#[tokio::test]
+async fn a_body_of_another_length_is_malformed_and_stores_nothing() {
+    let rig = Rig::new();
+    for sent in [&b"hell"[..], b"hello wor"] {
+        let id = rig.create("/upload/f").await;
+        let packet = Packet::new("/upload/f", "Fragment").session(id).range(0, 5, 11);
+        let ack = rig.send(packet, bytes(sent)).await.unwrap();
+        assert_eq!((ack.status().as_u16(), code(&ack)), (400, Some(Hresult::E_INVALIDARG)), "{sent:?}");
+        let gap = rig.fragment("/upload/f", id, 5, b"hello world", 11).await;
+        assert_eq!(gap.next_offset(), Some(0), "{sent:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_store_that_fails_keeps_what_it_took() {
+    let rig = Rig::new();
+    let whole = content(100);
+    for (kind, status) in
+        [(StoreErrorKind::Full, 500), (StoreErrorKind::Denied, 403), (StoreErrorKind::Unavailable, 503)]
+    {
+        let id = rig.create("/upload/f").await;
+        rig.uploads.fail_next_write(40, kind);
+        assert_eq!(rig.fragment("/upload/f", id, 0, &whole, 100).await.status().as_u16(), status);
+        let gap = rig.fragment("/upload/f", id, 99, &whole, 100).await;
+        let held = gap.next_offset().unwrap();
+        assert!((1..=40).contains(&held), "{kind:?} kept {held}");
+        let _ = rig.end("/upload/f", "Cancel-Session", id).await;
+    }
+}
+
+#[tokio::test]
+async fn doubtful_bytes_send_the_client_back() {
+    let rig = Rig::new();
+    let whole = content(100);
+    let id = rig.create("/upload/f").await;
+    let _ = rig.fragment("/upload/f", id, 0, &whole, 64).await;
+    rig.uploads.fail_next_write(0, StoreErrorKind::Doubtful { good: 16 });
+    let ack = rig.fragment("/upload/f", id, 64, &whole, 80).await;
+    assert_eq!((ack.status().as_u16(), ack.next_offset()), (200, Some(16)));
+    let _ = rig.fragment("/upload/f", id, 16, &whole, 100).await;
+    assert_eq!(rig.stored("f").unwrap(), whole);
+}
+
+#[tokio::test]
+async fn publishing_that_failed_is_tried_again() {
+    for fault in [PublishFault::Before(StoreErrorKind::Unavailable), PublishFault::After(StoreErrorKind::Unavailable)] {
+        let rig = Rig::new();
+        let id = rig.create("/upload/f").await;
+        rig.uploads.fail_next_publish(fault);
+        let failed = rig.fragment("/upload/f", id, 0, b"hello", 5).await;
+        assert_eq!(failed.status(), 503, "{failed:?}");
+        assert_eq!(rig.fragment("/upload/f", id, 0, b"hello", 5).await.next_offset(), Some(5));
+        assert_eq!(rig.stored("f").unwrap(), "hello");
+    }
+}
+
+#[tokio::test]
+async fn the_first_to_finish_wins() {
+    let rig = Rig::new();
+    let (one, other) = (rig.create("/upload/f").await, rig.create("/upload/f").await);
+    assert_eq!(rig.fragment("/upload/f", other, 0, b"other", 5).await.status(), 200);
+    let late = rig.fragment("/upload/f", one, 0, b"first", 5).await;
+    assert_eq!((late.status().as_u16(), code(&late)), (403, Some(Hresult::E_ACCESSDENIED)));
+    assert_eq!(rig.stored("f").unwrap(), "other");
+    assert_eq!(rig.end("/upload/f", "Cancel-Session", one).await.status(), 200);
+    assert_eq!(rig.uploads.staged(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn racing_sessions_publish_exactly_one_or_the_last_of_all() {
+    for overwrite in [false, true] {
+        let rig = Arc::new(Rig::with(|directory| directory.allow_overwrites = overwrite));
+        let mut racers = Vec::new();
+        for number in 0..8_u8 {
+            let rig = rig.clone();
+            racers.push(tokio::spawn(async move {
+                let id = rig.create("/upload/f").await;
+                let _ = rig.fragment("/upload/f", id, 0, &[number; 40], 40).await.status().as_u16()
+            }));
+        }
+        let mut won = 0;
+        for racer in racers {
+            won += usize::from(racer.await.unwrap() == 200);
+        }
+        assert_eq!(won, if overwrite { 8 } else { 1 });
+        let stored = rig.stored("f").unwrap();
+        assert!(stored.len() == 40 && stored.iter().all(|byte| *byte == stored[0]), "{stored:?}");
+    }
+}
+
+#[tokio::test]
+async fn close_session_publishes_where_it_is_told_to() {
+    let rig = Rig::with(|directory| directory.publish = PublishAt::CloseSession);
+    let id = rig.create("/upload/f").await;
+    assert_eq!(rig.fragment("/upload/f", id, 0, b"hello", 5).await.next_offset(), Some(5));
+    assert_eq!(rig.stored("f"), None);
+    assert_eq!(rig.end("/upload/f", "Close-Session", id).await.status(), 200);
+    assert_eq!(rig.stored("f").unwrap(), "hello");
+}
+
+#[tokio::test]
+async fn empty_uploads() {
+    let rig = Rig::new();
+    let id = rig.create("/upload/native").await;
+    let packet = Packet::new("/upload/native", "Fragment").session(id).range(0, 0, 0);
+    assert_eq!(rig.send(packet, nothing()).await.unwrap().next_offset(), Some(0));
+    assert_eq!(rig.stored("native").unwrap(), "");
+
+    let id = rig.create("/upload/closed").await;
+    assert_eq!(rig.end("/upload/closed", "Close-Session", id).await.status(), 200);
+    assert_eq!(rig.stored("closed"), None);
+
+    let id = rig.create("/upload/over").await;
+    let close = Packet::new("/upload/over", "Close-Session").session(id).overridden();
+    assert_eq!(rig.send(close, nothing()).await.unwrap().status(), 200);
+    assert_eq!(rig.stored("over").unwrap(), "");
+
+    let id = rig.create("/upload/named").await;
+    let refused = Packet::new("/upload/named", "Fragment").session(id).range(5, 6, 10).overridden();
+    assert_eq!(rig.send(refused, bytes(b"x")).await.unwrap().status(), 416);
+    let close = Packet::new("/upload/named", "Close-Session").session(id).overridden();
+    assert_eq!(rig.send(close, nothing()).await.unwrap().status(), 200);
+    assert_eq!(rig.stored("named"), None);
+}
+
+#[tokio::test]
+async fn packets_that_come_again_after_the_end() {
+    let rig = Rig::new();
+    let id = rig.create("/upload/f").await;
+    let _ = rig.fragment("/upload/f", id, 0, b"hello", 5).await;
+    for _ in 0..2 {
+        assert_eq!(rig.end("/upload/f", "Close-Session", id).await.status(), 200);
+    }
+    assert_eq!(rig.fragment("/upload/f", id, 3, b"hello", 5).await.next_offset(), Some(5));
+    let cancel = rig.end("/upload/f", "Cancel-Session", id).await;
+    assert_eq!(code(&cancel), Some(Hresult::BG_E_SESSION_NOT_FOUND));
+    assert_eq!(cancel.session, None);
+}
+
+#[tokio::test]
+async fn what_expired_is_swept_and_what_the_clock_took_is_not() {
+    let rig = Rig::with(|directory| directory.session_timeout = Duration::from_secs(60));
+    let id = rig.create("/upload/f").await;
+    let _ = rig.fragment("/upload/f", id, 0, &content(100), 50).await;
+    assert_eq!(rig.engine.sweep().await.unwrap(), 0);
+    rig.clock.advance(Duration::from_secs(61));
+    assert_eq!(rig.engine.sweep().await.unwrap(), 1);
+    assert_eq!(rig.uploads.staged(), Vec::<String>::new());
+    let ack = rig.fragment("/upload/f", id, 50, &content(100), 60).await;
+    assert_eq!(code(&ack), Some(Hresult::BG_E_SESSION_NOT_FOUND));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_clock_that_jumped_expires_nothing() {
+    let rig = Rig::with(|directory| directory.session_timeout = Duration::from_secs(24 * 60 * 60));
+    let stop = tokio_util::sync::CancellationToken::new();
+    let maintenance = {
+        let (engine, stop) = (rig.engine.clone(), stop.clone());
+        tokio::spawn(async move { engine.maintain(Duration::from_secs(10), stop).await })
+    };
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let id = rig.create("/upload/f").await;
+    rig.clock.advance(Duration::from_secs(48 * 60 * 60));
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert!(matches!(rig.sessions.load(id).await.unwrap(), Some(bits_core::Found::Live(_))));
+    rig.clock.advance(Duration::from_secs(1));
+    stop.cancel();
+    maintenance.await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_large_share_is_not_expired_at_once() {
+    let rig = Rig::with(|directory| directory.session_timeout = Duration::from_secs(60));
+    for _ in 0..150 {
+        rig.create("/upload/f").await;
+    }
+    rig.clock.advance(Duration::from_secs(120));
+    let stop = tokio_util::sync::CancellationToken::new();
+    let maintenance = {
+        let (engine, stop) = (rig.engine.clone(), stop.clone());
+        tokio::spawn(async move { engine.maintain(Duration::from_secs(10), stop).await })
+    };
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(rig.sessions.census().await.unwrap().live, 150);
+    stop.cancel();
+    maintenance.await.unwrap();
+    assert_eq!(rig.engine.sweep().await.unwrap(), 150);
+}
+
+#[tokio::test]
+async fn disabled_directories_lose_their_sessions() {
+    let rig = Rig::new();
+    let id = rig.create("/upload/f").await;
+    let _ = rig.fragment("/upload/f", id, 0, &content(100), 50).await;
+    let mut directory = Directory::new("/upload", "memory", StorageKey::parse("store").unwrap());
+    directory.upload_enabled = false;
+    let directories = Directories::new(vec![directory]).unwrap();
+    let engine =
+        Engine::builder(rig.sessions.clone(), directories).storage("memory", rig.uploads.clone()).build().unwrap();
+    assert_eq!(engine.cancel_disabled().await.unwrap(), 1);
+    assert_eq!(rig.uploads.staged(), Vec::<String>::new());
+    let caller = Caller { principal: Principal::ANONYMOUS, address: None };
+    let ack = engine.handle(&Packet::new("/upload/f", "Ping").head(), caller, nothing()).await.unwrap();
+    assert_eq!((ack.status().as_u16(), code(&ack)), (501, Some(Hresult::E_ACCESSDENIED)));
+}
