@@ -307,7 +307,7 @@ async fn racing_sessions_publish_exactly_one_or_the_last_of_all() {
             let rig = rig.clone();
             racers.push(tokio::spawn(async move {
                 let id = rig.create("/upload/f").await;
-                let _ = rig.fragment("/upload/f", id, 0, &[number; 40], 40).await.status().as_u16()
+                rig.fragment("/upload/f", id, 0, &[number; 40], 40).await.status().as_u16()
             }));
         }
         let mut won = 0;
