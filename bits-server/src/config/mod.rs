@@ -24,7 +24,7 @@ pub use error::{ConfigError, Location, Problem};
 pub use keys::{Key, keys};
 pub use load::{Overrides, process_environment};
 pub use setting::{HostName, StateUrl, StorageUrl, Sync, UrlPath};
-pub use units::{Mode, Size};
+pub use units::{Mode, Size, parse_duration};
 
 use keys::section;
 use setting::NoOptions;

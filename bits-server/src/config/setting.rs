@@ -7,7 +7,7 @@ use std::time::Duration;
 use bits_core::{InvalidPath, PublishAt, StorageKey, StoreAs};
 use http::StatusCode;
 
-use super::units::{Mode, Size, check_size, parse_mode, parse_size, parse_time, show_mode, show_size, show_time};
+use super::units::{Mode, Size, check_size, parse_duration, parse_mode, parse_size, show_mode, show_size, show_time};
 
 /// The longest `BITS-Host-Id` that clients take.
 const LONGEST_HOST: usize = 300;
@@ -213,7 +213,7 @@ impl Setting for Size {
 
 impl Setting for Duration {
     fn read(raw: &Raw) -> Result<Self, String> {
-        parse_time(raw.text("a time with its unit, such as \"30s\"")?)
+        parse_duration(raw.text("a time with its unit, such as \"30s\"")?)
     }
 
     fn show(&self) -> String {

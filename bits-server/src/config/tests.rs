@@ -585,11 +585,11 @@ fn times_read_and_show() {
         ("14d", 14 * 86400, "14d"),
         ("1d1h1m1s", 90061, "25h1m1s"),
     ] {
-        let time = units::parse_time(text).unwrap();
+        let time = units::parse_duration(text).unwrap();
         assert_eq!((time.as_secs(), units::show_time(time).as_str()), (seconds, shown));
     }
     for text in ["", "s", "1", "30s4m", "1s1s", "1ms", "1.5h", " 1s", "-1s", "99999999999999999999s"] {
-        assert!(units::parse_time(text).is_err(), "{text}");
+        assert!(units::parse_duration(text).is_err(), "{text}");
     }
 }
 
@@ -603,12 +603,12 @@ proptest! {
     #[test]
     fn any_time_survives_being_shown(seconds in 1..=100 * 365 * 86400_u64) {
         let time = Duration::from_secs(seconds);
-        prop_assert_eq!(units::parse_time(&units::show_time(time)), Ok(time));
+        prop_assert_eq!(units::parse_duration(&units::show_time(time)), Ok(time));
     }
 
     #[test]
     fn a_time_is_the_sum_of_its_parts(d in 0..1000_u64, h in 0..1000_u64, m in 0..1000_u64, s in 1..1000_u64) {
-        let time = units::parse_time(&format!("{d}d{h}h{m}m{s}s")).unwrap();
+        let time = units::parse_duration(&format!("{d}d{h}h{m}m{s}s")).unwrap();
         prop_assert_eq!(time.as_secs(), ((d * 24 + h) * 60 + m) * 60 + s);
     }
 
@@ -624,7 +624,7 @@ proptest! {
         layers.add_file(Path::new("bits.toml"), &text, &mut problems);
         layers.add_environment(variables(&[("BITS__LIMITS__IDLE_TIMEOUT", &value)]), &mut problems);
         let limits = Limits::read(layers.table::<Limits>(), &mut problems);
-        let read = units::parse_time(&value);
+        let read = units::parse_duration(&value);
         prop_assert_eq!(limits.idle_timeout, read.clone().unwrap_or(Duration::from_secs(120)));
         prop_assert_eq!(problems.finish(()).is_err(), read.is_err() || !text_is_fine(&text));
     }

@@ -56,7 +56,7 @@ pub(super) fn show_size(size: Size) -> String {
 }
 
 /// Reads a time: numbers with units, the larger unit first.
-pub(super) fn parse_time(text: &str) -> Result<Duration, String> {
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
     match seconds(text)? {
         0 => Err("must be longer than 0s".to_owned()),
         seconds if seconds <= LONGEST_TIME => Ok(Duration::from_secs(seconds)),
