@@ -1,0 +1,131 @@
+//! Declares keys: once, with name, type, default and a sentence. Reading, `check` and
+//! documentation all follow the declaration.
+
+use super::{Admin, DirectoryConfig, Limits, Root, StateConfig, StorageConfig};
+
+/// A key of the configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Key {
+    /// The table that holds it, empty for the top.
+    pub table: &'static str,
+    /// Its name within the table.
+    pub name: &'static str,
+    /// The value that holds where none is given, as the environment would spell it.
+    pub default: &'static str,
+    /// What it is for.
+    pub about: &'static str,
+    /// Whether anything but the default is taken.
+    pub supported: bool,
+}
+
+impl Key {
+    /// The name with its table: `limits.connections`.
+    pub fn path(&self) -> String {
+        dotted(self.table, self.name)
+    }
+
+    /// The environment variable that sets it, if it is not in a repeated table.
+    pub fn variable(&self) -> Option<String> {
+        let path = self.path().to_ascii_uppercase().replace('.', "__");
+        (self.table != DirectoryConfig::TABLE).then(|| format!("BITS__{path}"))
+    }
+}
+
+/// All keys, in the order in which they are documented.
+pub fn keys() -> impl Iterator<Item = &'static Key> {
+    let sections =
+        [Root::KEYS, Admin::KEYS, StateConfig::KEYS, StorageConfig::KEYS, Limits::KEYS, DirectoryConfig::KEYS];
+    sections.into_iter().flatten()
+}
+
+/// A table of the configuration as a type.
+pub(super) trait Section: Sized {
+    /// Its name, empty for the top.
+    const TABLE: &'static str;
+    /// Its keys.
+    const KEYS: &'static [Key];
+
+    /// Reads every key; one that is wrong is reported and keeps its default.
+    fn read(table: &super::layers::Table, problems: &mut super::error::Problems) -> Self;
+
+    /// Every key with its value as TOML.
+    fn show(&self) -> Vec<(&'static str, String)>;
+}
+
+/// Declares a table: a struct of the keys in `now`; those in `later` may only state their default.
+macro_rules! section {
+    (
+        $(#[doc = $section_about:literal])+
+        $visibility:vis struct $section:ident in $table:literal;
+        now { $( $(#[doc = $about:literal])+ $name:ident: $type:ty = $default:literal; )* }
+        later { $( $(#[doc = $later_about:literal])+ $later:ident: $later_type:ty = $later_default:literal; )* }
+    ) => {
+        $(#[doc = $section_about])+
+        #[derive(Clone, Debug, PartialEq, Eq)]
+        $visibility struct $section {
+            $( $(#[doc = $about])+ pub $name: $type, )*
+        }
+
+        impl $crate::config::keys::Section for $section {
+            const TABLE: &'static str = $table;
+            const KEYS: &'static [$crate::config::Key] = &[
+                $( $crate::config::Key {
+                    table: $table,
+                    name: stringify!($name),
+                    default: $default,
+                    about: concat!($($about),+).trim_ascii(),
+                    supported: true,
+                }, )*
+                $( $crate::config::Key {
+                    table: $table,
+                    name: stringify!($later),
+                    default: $later_default,
+                    about: concat!($($later_about),+).trim_ascii(),
+                    supported: false,
+                }, )*
+            ];
+
+            fn read(
+                table: &$crate::config::layers::Table,
+                problems: &mut $crate::config::error::Problems,
+            ) -> Self {
+                $( table.refuse_unless_default::<$later_type>(stringify!($later), $later_default, problems); )*
+                Self { $( $name: table.read(stringify!($name), $default, problems), )* }
+            }
+
+            fn show(&self) -> Vec<(&'static str, String)> {
+                use $crate::config::setting::Setting;
+                vec![
+                    $( (stringify!($name), self.$name.show()), )*
+                    $( (stringify!($later), <$later_type>::declared($later_default).show()), )*
+                ]
+            }
+        }
+    };
+}
+pub(super) use section;
+
+/// `name` within `table`, the way messages and people write it.
+pub(super) fn dotted(table: &str, name: &str) -> String {
+    if table.is_empty() { name.to_owned() } else { format!("{table}.{name}") }
+}
+
+/// Says that a key does not exist, and which one may have been meant.
+pub(super) fn unknown_key(table: &str, name: &str) -> String {
+    let tables = TABLES.iter().map(|table| ("", *table));
+    let all = keys().map(|key| (key.table, key.name)).chain(tables);
+    let distance = |(at, other): &(&str, &str)| (strsim::osa_distance(name, other), *at != table);
+    let nearest = all.min_by_key(distance).map(|(table, name)| dotted(table, name)).unwrap_or_default();
+    format!("there is no such key; did you mean {nearest}?")
+}
+
+/// Says that an environment variable sets nothing, and which one may have been meant.
+pub(super) fn unknown_variable(name: &str) -> String {
+    let all = keys().filter_map(Key::variable);
+    let nearest = all.min_by_key(|other| strsim::osa_distance(name, other)).unwrap_or_default();
+    format!("there is no such key; did you mean {nearest}?")
+}
+
+/// The tables below the top.
+pub(super) const TABLES: [&str; 5] =
+    [Admin::TABLE, StateConfig::TABLE, StorageConfig::TABLE, Limits::TABLE, DirectoryConfig::TABLE];

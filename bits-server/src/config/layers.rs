@@ -1,0 +1,232 @@
+//! The layers of a configuration, one over the other: file, environment, flags. What is left is
+//! one raw value for a key, with the place where it was given.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use toml::Spanned;
+use toml::de::{DeArray, DeTable, DeValue};
+
+use super::error::{Location, Problems};
+use super::keys::{self, Section, TABLES, dotted, unknown_key, unknown_variable};
+use super::setting::{Raw, Setting};
+use super::{DirectoryConfig, Overrides};
+
+/// The raw values of all tables.
+#[derive(Debug)]
+pub(super) struct Layers {
+    /// All but `[[directories]]`, by name; the top under the empty one.
+    tables: BTreeMap<&'static str, Table>,
+    /// One for each `[[directories]]`; none where the file has no such key.
+    pub(super) directories: Option<Vec<Table>>,
+}
+
+/// The raw values of one table.
+#[derive(Debug)]
+pub(super) struct Table {
+    name: &'static str,
+    location: Location,
+    values: BTreeMap<String, Value>,
+}
+
+#[derive(Debug)]
+struct Value {
+    raw: Raw,
+    location: Location,
+}
+
+impl Layers {
+    /// Nothing but defaults.
+    pub(super) fn empty() -> Self {
+        let tables = TABLES.into_iter().filter(|name| *name != DirectoryConfig::TABLE).chain([""]);
+        let tables = tables.map(|name| (name, Table::new(name, Location::Default))).collect();
+        Self { tables, directories: None }
+    }
+
+    /// Puts the file at the bottom. Text that is no TOML is reported and nothing of it used.
+    pub(super) fn add_file(&mut self, path: &Path, text: &str, problems: &mut Problems) {
+        let file = File { path, text };
+        let (document, errors) = DeTable::parse_recoverable(text);
+        for error in &errors {
+            let line = error.span().map_or(1, |span| file.line(span.start));
+            problems
+                .add_without_key(Location::Line(path.to_owned(), line), format!("no valid TOML: {}", error.message()));
+        }
+        if errors.is_empty() {
+            for (key, value) in document.get_ref() {
+                self.add_top(&file, key, value, problems);
+            }
+        }
+    }
+
+    /// Puts the environment over it.
+    pub(super) fn add_environment(&mut self, env: impl Iterator<Item = (String, String)>, problems: &mut Problems) {
+        for (name, text) in env.filter(|(name, _)| name.starts_with("BITS__")) {
+            if let Err(message) = self.add_variable(&name, text) {
+                let key = name["BITS__".len()..].to_ascii_lowercase().replace("__", ".");
+                problems.add(&Location::Variable(name), key, message);
+            }
+        }
+    }
+
+    /// Puts the flags on top.
+    pub(super) fn add_flags(&mut self, flags: &Overrides) {
+        if !flags.listen.is_empty() {
+            let raw = Raw::List(flags.listen.iter().cloned().map(Raw::Text).collect());
+            self.top_mut().insert("listen", Value { raw, location: Location::Flag("--listen") });
+        }
+    }
+
+    /// The table that `T` is read from, which is any but a repeated one.
+    pub(super) fn table<T: Section>(&self) -> &Table {
+        &self.tables[T::TABLE]
+    }
+
+    fn top_mut(&mut self) -> &mut Table {
+        self.tables.entry("").or_insert_with(|| Table::new("", Location::Default))
+    }
+
+    fn add_top(&mut self, file: &File<'_>, key: &Key<'_>, value: &Spanned<DeValue<'_>>, problems: &mut Problems) {
+        let name = key.get_ref().as_ref();
+        let location = file.location(key);
+        if name == DirectoryConfig::TABLE {
+            self.directories = file.directories(&location, value.get_ref(), problems);
+        } else if let Some(table) = self.tables.get_mut(name).filter(|_| !name.is_empty()) {
+            table.location = location;
+            table.add(file, value.get_ref(), problems);
+        } else {
+            self.top_mut().add_value(file, key, value, problems);
+        }
+    }
+
+    fn add_variable(&mut self, name: &str, text: String) -> Result<(), String> {
+        if ["BITS__DIRECTORIES", "BITS__LISTENERS"].iter().any(|repeated| name.starts_with(repeated)) {
+            return Err(FILE_ONLY.to_owned());
+        }
+        if name.starts_with("BITS__STORAGE__OPTIONS__") {
+            return Err(format!("{LATER}; remove the variable"));
+        }
+        let known = keys::keys().find(|key| key.variable().is_some_and(|variable| variable == name));
+        let table = known.and_then(|key| Some((key.name, self.tables.get_mut(key.table)?)));
+        let (key, table) = table.ok_or_else(|| unknown_variable(name))?;
+        table.insert(key, Value { raw: Raw::Text(text), location: Location::Variable(name.to_owned()) });
+        Ok(())
+    }
+}
+
+impl Table {
+    pub(super) fn new(name: &'static str, location: Location) -> Self {
+        Self { name, location, values: BTreeMap::new() }
+    }
+
+    /// The value of a key; one that is wrong is reported, and the default taken to go on.
+    pub(super) fn read<T: Setting>(&self, name: &str, default: &str, problems: &mut Problems) -> T {
+        let Some(value) = self.values.get(name) else { return T::declared(default) };
+        T::read(&value.raw).unwrap_or_else(|message| {
+            problems.add(&value.location, dotted(self.name, name), message);
+            T::declared(default)
+        })
+    }
+
+    /// Reports a key that is not supported yet, unless it states its default.
+    pub(super) fn refuse_unless_default<T: Setting>(&self, name: &str, default: &str, problems: &mut Problems) {
+        let default = T::declared(default);
+        let Some(value) = self.values.get(name).filter(|value| T::read(&value.raw).as_ref() != Ok(&default)) else {
+            return;
+        };
+        let message = format!("{LATER}; remove it or leave it at its default, {}", default.show());
+        problems.add(&value.location, dotted(self.name, name), message);
+    }
+
+    /// Where a key was given, or else the table.
+    pub(super) fn location(&self, name: &str) -> &Location {
+        self.values.get(name).map_or(&self.location, |value| &value.location)
+    }
+
+    fn insert(&mut self, name: &str, value: Value) {
+        self.values.insert(name.to_owned(), value);
+    }
+
+    fn add(&mut self, file: &File<'_>, value: &DeValue<'_>, problems: &mut Problems) {
+        match value {
+            DeValue::Table(table) => table.iter().for_each(|(key, value)| self.add_value(file, key, value, problems)),
+            _ => problems.add(&self.location, self.name, raw(value).not(&format!("a table {}", header(self.name)))),
+        }
+    }
+
+    fn add_value(&mut self, file: &File<'_>, key: &Key<'_>, value: &Spanned<DeValue<'_>>, problems: &mut Problems) {
+        let name = key.get_ref().as_ref();
+        let location = file.location(key);
+        if keys::keys().any(|known| known.table == self.name && known.name == name) {
+            self.insert(name, Value { raw: raw(value.get_ref()), location });
+        } else {
+            problems.add(&location, dotted(self.name, name), unknown_key(self.name, name));
+        }
+    }
+}
+
+type Key<'a> = Spanned<toml::de::DeString<'a>>;
+
+/// What a key is told that belongs to a later feature.
+const LATER: &str = "not supported yet";
+const FILE_ONLY: &str = "repeated tables come from the file only; remove the variable and write a [[...]] table there";
+
+struct File<'a> {
+    path: &'a Path,
+    text: &'a str,
+}
+
+impl File<'_> {
+    fn directories(&self, location: &Location, value: &DeValue<'_>, problems: &mut Problems) -> Option<Vec<Table>> {
+        match value {
+            DeValue::Array(items) if !items.is_empty() => {
+                return Some(items.iter().map(|item| self.directory(item, problems)).collect());
+            }
+            DeValue::Array(_) => {
+                problems.add(location, DirectoryConfig::TABLE, "is empty; write at least one [[directories]]")
+            }
+            _ => problems.add(
+                location,
+                DirectoryConfig::TABLE,
+                raw(value).not(&format!("a table {}", header(DirectoryConfig::TABLE))),
+            ),
+        }
+        None
+    }
+
+    fn directory(&self, item: &Spanned<DeValue<'_>>, problems: &mut Problems) -> Table {
+        let mut table =
+            Table::new(DirectoryConfig::TABLE, Location::Line(self.path.to_owned(), self.line(item.span().start)));
+        table.add(self, item.get_ref(), problems);
+        table
+    }
+
+    fn location(&self, key: &Key<'_>) -> Location {
+        Location::Line(self.path.to_owned(), self.line(key.span().start))
+    }
+
+    fn line(&self, offset: usize) -> usize {
+        1 + self.text.bytes().take(offset).filter(|byte| *byte == b'\n').count()
+    }
+}
+
+fn header(table: &str) -> String {
+    if table == DirectoryConfig::TABLE { format!("[[{table}]]") } else { format!("[{table}]") }
+}
+
+fn raw(value: &DeValue<'_>) -> Raw {
+    match value {
+        DeValue::String(text) => Raw::Text(text.to_string()),
+        DeValue::Integer(number) => i128::from_str_radix(number.as_str(), number.radix())
+            .map_or(Raw::Other("a number out of range"), Raw::Integer),
+        DeValue::Boolean(value) => Raw::Bool(*value),
+        DeValue::Array(items) => Raw::List(list(items)),
+        DeValue::Table(table) => Raw::Table(table.len()),
+        DeValue::Float(_) => Raw::Other("a fraction"),
+        DeValue::Datetime(_) => Raw::Other("a date"),
+    }
+}
+
+fn list(items: &DeArray<'_>) -> Vec<Raw> {
+    items.iter().map(|item| raw(item.get_ref())).collect()
+}

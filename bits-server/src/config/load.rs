@@ -1,0 +1,161 @@
+//! From layers to a checked [`Config`]: paths made to start at the file's folder, and the rules
+//! that hold between keys.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use super::error::{Location, Problems};
+use super::keys::Section;
+use super::layers::{Layers, Table};
+use super::{
+    Admin, Config, ConfigError, DirectoryConfig, Limits, Root, Size, Source, StateConfig, StateUrl, StorageConfig,
+    StorageUrl,
+};
+
+/// Clients send no smaller fragments (section 2.2.6, note 10), so that a lower limit would refuse them for good.
+const SMALLEST_FRAGMENT: Size = Size(5 << 10);
+
+/// Flags of the command line that stand above everything else.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Overrides {
+    /// `--listen`, as often as it was given.
+    pub listen: Vec<String>,
+    /// `--data-dir`; a relative one starts at the current folder.
+    pub data_dir: Option<PathBuf>,
+}
+
+impl Config {
+    /// Reads the file if there is one, lays `env` and `overrides` over it, and checks the whole.
+    ///
+    /// Reports everything that is wrong at once. `env` may hold anything; only names that start
+    /// with `BITS__` are looked at.
+    pub fn load(
+        path: Option<&Path>,
+        env: impl Iterator<Item = (String, String)>,
+        overrides: Overrides,
+    ) -> Result<Self, ConfigError> {
+        let mut problems = Problems::default();
+        let mut layers = Layers::empty();
+        if let Some(path) = path {
+            match std::fs::read_to_string(path) {
+                Ok(text) => layers.add_file(path, &text, &mut problems),
+                Err(error) => problems.add_without_key(Location::File(path.to_owned()), unreadable(&error)),
+            }
+        }
+        layers.add_environment(env, &mut problems);
+        layers.add_flags(&overrides);
+        if overrides.data_dir.as_ref().is_some_and(|path| path.as_os_str().is_empty()) {
+            problems.add(&Location::Flag("--data-dir"), "data_dir", "is empty; write a path");
+        }
+        let config = resolve(&layers, path, overrides.data_dir, &mut problems);
+        problems.finish(config)
+    }
+}
+
+/// The environment of this process; what is not UTF-8 is kept readable for messages.
+pub fn process_environment() -> impl Iterator<Item = (String, String)> {
+    let text = |text: std::ffi::OsString| text.to_string_lossy().into_owned();
+    std::env::vars_os().map(move |(name, value)| (text(name), text(value)))
+}
+
+fn unreadable(error: &std::io::Error) -> String {
+    match error.kind() {
+        std::io::ErrorKind::InvalidData => "is not UTF-8; save it as UTF-8".to_owned(),
+        _ => format!("cannot be read: {error}; check the path and its permissions"),
+    }
+}
+
+fn resolve(layers: &Layers, path: Option<&Path>, data_dir: Option<PathBuf>, problems: &mut Problems) -> Config {
+    let base = path.and_then(Path::parent).unwrap_or(Path::new(""));
+    let root = Root::read(layers.table::<Root>(), problems);
+    let admin = Admin::read(layers.table::<Admin>(), problems);
+    check_listen(&root.listen, &admin, layers, problems);
+    let data_dir = data_dir.unwrap_or_else(|| base.join(root.data_dir));
+    Config {
+        listen: root.listen,
+        state: state(StateConfig::read(layers.table::<StateConfig>(), problems), base, &data_dir),
+        storage: storage(StorageConfig::read(layers.table::<StorageConfig>(), problems), base, &data_dir),
+        data_dir,
+        shutdown_grace: root.shutdown_grace,
+        admin,
+        limits: Limits::read(layers.table::<Limits>(), problems),
+        directories: directories(layers, problems),
+        source: path.map_or(Source::Defaults, |path| Source::File(path.to_owned())),
+    }
+}
+
+fn state(mut state: StateConfig, base: &Path, data_dir: &Path) -> StateConfig {
+    let StateUrl::Sqlite(path) = &mut state.url;
+    *path = if path.as_os_str().is_empty() { data_dir.join("state.db") } else { base.join(&*path) };
+    state
+}
+
+fn storage(mut storage: StorageConfig, base: &Path, data_dir: &Path) -> StorageConfig {
+    let StorageUrl::File(path) = &mut storage.url;
+    *path = if path.as_os_str().is_empty() { data_dir.join("files") } else { base.join(&*path) };
+    storage
+}
+
+fn check_listen(listen: &[SocketAddr], admin: &Admin, layers: &Layers, problems: &mut Problems) {
+    let location = layers.table::<Root>().location("listen");
+    if listen.is_empty() {
+        problems.add(location, "listen", "is empty; write at least one address, such as \"127.0.0.1:8080\"");
+    }
+    // Port 0 is another port each time.
+    let fixed = |address: &&SocketAddr| address.port() != 0;
+    for (at, address) in listen.iter().enumerate().filter(|(_, address)| fixed(address)) {
+        if listen[..at].contains(address) {
+            problems.add(location, "listen", format!("names {address} twice; remove one"));
+        }
+        if admin.listen.as_ref() == Some(address) {
+            let location = layers.table::<Admin>().location("listen").max(location);
+            problems.add(
+                location,
+                "admin.listen",
+                format!("{address} is in listen too; give one of them another port"),
+            );
+        }
+    }
+}
+
+fn directories(layers: &Layers, problems: &mut Problems) -> Vec<DirectoryConfig> {
+    let default = [Table::new(DirectoryConfig::TABLE, Location::Default)];
+    let tables = layers.directories.as_deref().unwrap_or(&default);
+    let directories: Vec<_> = tables.iter().map(|table| directory(table, problems)).collect();
+    check_unique(tables, &directories, problems);
+    directories
+}
+
+fn directory(table: &Table, problems: &mut Problems) -> DirectoryConfig {
+    let mut directory = DirectoryConfig::read(table, problems);
+    if directory.storage_path.as_str().is_empty() {
+        directory.storage_path = directory.url_path.storage_path().clone();
+    }
+    if directory.maximum_fragment_size.is_some_and(|size| size < SMALLEST_FRAGMENT) {
+        let message = "is under 5KiB, the least that clients can go down to; write at least \"5KiB\"";
+        problems.add(table.location("maximum_fragment_size"), "directories.maximum_fragment_size", message);
+    }
+    for (name, mode, needed) in
+        [("file_mode", directory.file_mode, 0o600), ("folder_mode", directory.folder_mode, 0o700)]
+    {
+        if mode.0 & needed != needed {
+            let message = format!("shuts the server itself out; add at least \"{needed:04o}\"");
+            problems.add(table.location(name), format!("directories.{name}"), message);
+        }
+    }
+    directory
+}
+
+fn check_unique(tables: &[Table], directories: &[DirectoryConfig], problems: &mut Problems) {
+    let mut seen = HashMap::new();
+    for (table, directory) in tables.iter().zip(directories) {
+        let path = directory.url_path.as_str();
+        let location = table.location("url_path");
+        if let Some(first) = seen.insert(path.to_ascii_lowercase(), location) {
+            let message =
+                format!("{path:?} stands at {first} already, and case makes no difference; write another path");
+            problems.add(location, "directories.url_path", message);
+        }
+    }
+}

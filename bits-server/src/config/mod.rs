@@ -1,0 +1,244 @@
+//! The configuration: which keys there are, what they resolve to, and what is wrong with them.
+//!
+//! A TOML file, then the environment (`BITS__STATE__URL` for `state.url`), then flags. Nothing
+//! here opens a database or binds an address.
+
+mod error;
+mod keys;
+mod layers;
+mod load;
+mod setting;
+mod show;
+#[cfg(test)]
+mod tests;
+mod units;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bits_core::{Directory, PublishAt, StorageKey, StoreAs};
+use http::StatusCode;
+
+pub use error::{ConfigError, Location, Problem};
+pub use keys::{Key, keys};
+pub use load::{Overrides, process_environment};
+pub use setting::{HostName, StateUrl, StorageUrl, Sync, UrlPath};
+pub use units::{Mode, Size, parse_duration};
+
+use keys::section;
+use setting::NoOptions;
+
+/// What the server runs with. [`Config::load`] makes it; its `Display` is valid TOML without secrets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Addresses that take uploads, at least one.
+    pub listen: Vec<SocketAddr>,
+    /// The root of the embedded defaults.
+    pub data_dir: PathBuf,
+    /// How long uploads under way may go on when the server is told to stop.
+    pub shutdown_grace: Duration,
+    /// The admin listener.
+    pub admin: Admin,
+    /// Where sessions are kept.
+    pub state: StateConfig,
+    /// Where bytes are kept.
+    pub storage: StorageConfig,
+    /// What is allowed at once.
+    pub limits: Limits,
+    /// The virtual directories, at least one, no two of one `url_path`.
+    pub directories: Vec<DirectoryConfig>,
+    /// Where it came from.
+    pub source: Source,
+}
+
+/// Where a configuration came from, besides environment and flags.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// No file was named.
+    Defaults,
+    /// This file.
+    File(PathBuf),
+}
+
+section! {
+    /// The keys above all tables.
+    struct Root in "";
+    now {
+        /// Addresses that take uploads in plain HTTP/1.1; `:0` picks a port of 127.0.0.1 and logs it.
+        listen: Vec<SocketAddr> = "127.0.0.1:8080";
+        /// The root of the embedded defaults.
+        data_dir: PathBuf = "./bits-data";
+        /// How long uploads under way may go on when the server is told to stop.
+        shutdown_grace: Duration = "30s";
+    }
+    later {
+        /// Scheme and host that clients see, where a proxy changes them.
+        public_url: String = "";
+        /// Addresses whose forwarded headers, user header and PROXY protocol are believed.
+        trusted_proxies: Vec<String> = "";
+        /// More listeners, where one needs TLS or its own rules.
+        listeners: Vec<String> = "";
+    }
+}
+
+section! {
+    /// `[admin]`: health and metrics, never on an upload listener.
+    pub struct Admin in "admin";
+    now {
+        /// The address of the admin listener; empty turns it off.
+        listen: Option<SocketAddr> = "127.0.0.1:8081";
+    }
+    later {}
+}
+
+section! {
+    /// `[state]`: where sessions are kept.
+    pub struct StateConfig in "state";
+    now {
+        /// The database: `sqlite:` is `data_dir/state.db`, or `sqlite:PATH`.
+        url: StateUrl = "sqlite:";
+        /// Whether `serve` brings an old database up to date.
+        migrate: bool = "true";
+    }
+    later {}
+}
+
+section! {
+    /// `[storage]`: where bytes are kept.
+    pub struct StorageConfig in "storage";
+    now {
+        /// The storage: `file:` is `data_dir/files`, or `file:PATH`.
+        url: StorageUrl = "file:";
+        /// When bytes are forced to stable storage: `checkpoint`, or `fragment` before every ack.
+        sync: Sync = "checkpoint";
+        /// Space that is kept free on the local disk; below it uploads are refused as disk full.
+        reserve_free: Size = "1GiB";
+    }
+    later {
+        /// Options of an object store.
+        options: NoOptions = "";
+    }
+}
+
+section! {
+    /// `[limits]`: what is allowed at once.
+    pub struct Limits in "limits";
+    now {
+        /// Connections open at once; above, the answer is 503.
+        connections: Option<u32> = "10000";
+        /// How long a request's head may take.
+        header_timeout: Duration = "30s";
+        /// How long a body may send no byte before its connection is closed, the bytes kept.
+        idle_timeout: Duration = "2m";
+    }
+    later {
+        /// Connections open at once from one address.
+        connections_per_address: Option<u32> = "unlimited";
+        /// Bytes per second below which a body is cut off after 30 s.
+        minimum_rate: Option<Size> = "unlimited";
+        /// Bytes per second of all uploads together.
+        bandwidth: Option<Size> = "unlimited";
+        /// Failed logins from one address before it is answered 429 for a minute.
+        failed_logins_per_minute: Option<u32> = "30";
+    }
+}
+
+section! {
+    /// `[[directories]]`: a virtual directory. The longest `url_path` wins.
+    pub struct DirectoryConfig in "directories";
+    now {
+        /// The path that it answers for, compared without regard to ASCII case.
+        url_path: UrlPath = "/upload";
+        /// The folder below the storage; empty is `url_path` without its slashes.
+        storage_path: StorageKey = "";
+        /// The name of a published upload, from `{path}`, `{date}` and `{session}`.
+        store_as: StoreAs = "{path}";
+        /// Whether uploads are taken.
+        upload_enabled: bool = "true";
+        /// The largest upload.
+        maximum_upload_size: Option<Size> = "unlimited";
+        /// The largest fragment, at least 5 KiB.
+        maximum_fragment_size: Option<Size> = "64MiB";
+        /// Whether an upload may replace what stands at its destination.
+        allow_overwrites: bool = "false";
+        /// Whether missing folders are made.
+        create_directories: bool = "true";
+        /// Permissions of published files.
+        file_mode: Mode = "0640";
+        /// Permissions of folders that are made.
+        folder_mode: Mode = "2750";
+        /// How long a session without progress is kept.
+        session_timeout: Duration = "14d";
+        /// Unfinished sessions of an authenticated user; anonymous callers have no limit.
+        session_limit_per_user: Option<u32> = "50";
+        /// How often what has expired is removed.
+        cleanup_interval: Duration = "12h";
+        /// When an upload appears at its destination: `last-fragment` or `close-session`.
+        publish: PublishAt = "last-fragment";
+        /// The answer where the destination exists: 403 or 409.
+        conflict_status: StatusCode = "403";
+        /// The host that clients should go on with, a name or address without port.
+        host_id: Option<HostName> = "";
+        /// When clients should stop trying that host.
+        host_id_fallback_timeout: Duration = "1d";
+    }
+    later {
+        /// Another storage for this directory.
+        storage_url: String = "";
+        /// Whether published files can be fetched.
+        download_enabled: bool = "false";
+        /// Unfinished bytes of one user.
+        unfinished_bytes_per_user: Option<Size> = "unlimited";
+        /// Unfinished bytes of the directory.
+        unfinished_bytes: Option<Size> = "unlimited";
+        /// How the server application is told of an upload: `none`, `by-reference` or `by-value`.
+        notification_type: String = "none";
+        /// Where the server application is; a relative URL resolves against the upload's.
+        notification_url: String = "";
+        /// How long the server application may take.
+        notification_timeout: Duration = "4m30s";
+        /// Ways to log in, any of `basic`, `negotiate`, `certificate` and `proxy`; none: anonymous.
+        authentication: Vec<String> = "";
+        /// The file of users and passwords for `basic`.
+        htpasswd: String = "";
+        /// The key table for `negotiate`.
+        negotiate_keytab: String = "";
+        /// Realms that `negotiate` takes users from.
+        negotiate_realms: Vec<String> = "";
+        /// What names the user of a certificate: `san` or `subject`.
+        certificate_principal: String = "san";
+        /// The header in which a trusted proxy names the user.
+        proxy_user_header: String = "X-Remote-User";
+        /// Patterns of users who may upload; none: every authenticated user.
+        allow_users: Vec<String> = "";
+        /// Whether each user has a folder below `storage_path`.
+        per_user_folder: bool = "false";
+    }
+}
+
+impl DirectoryConfig {
+    /// The directory as the protocol sees it, with its files in the storage of that name.
+    pub fn directory(&self, storage: &str) -> Directory {
+        let bytes = |size: Option<Size>| size.map_or(u64::MAX, |size| size.0);
+        let host = |host: &HostName| (host.as_str().to_owned(), self.host_id_fallback_timeout);
+        Directory {
+            url_path: self.url_path.as_str().to_owned(),
+            storage: storage.to_owned(),
+            storage_path: self.storage_path.clone(),
+            store_as: self.store_as.clone(),
+            upload_enabled: self.upload_enabled,
+            maximum_upload_size: bytes(self.maximum_upload_size),
+            maximum_fragment_size: bytes(self.maximum_fragment_size),
+            allow_overwrites: self.allow_overwrites,
+            create_directories: self.create_directories,
+            file_mode: self.file_mode.0,
+            folder_mode: self.folder_mode.0,
+            session_timeout: self.session_timeout,
+            session_limit_per_user: self.session_limit_per_user,
+            publish: self.publish,
+            conflict_status: self.conflict_status,
+            host_id: self.host_id.as_ref().map(host),
+        }
+    }
+}

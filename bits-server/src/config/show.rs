@@ -1,0 +1,39 @@
+//! A configuration as TOML, every key with what it resolved to.
+
+use std::fmt;
+
+use super::keys::Section;
+use super::{Config, Root, Source};
+
+/// Valid TOML that loads to the same configuration. Holds no secrets.
+impl fmt::Display for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.source {
+            Source::Defaults => writeln!(f, "# no configuration file")?,
+            Source::File(path) => writeln!(f, "# from {:?}", path)?,
+        }
+        section(f, "", &self.root())?;
+        section(f, "[admin]", &self.admin)?;
+        section(f, "[state]", &self.state)?;
+        section(f, "[storage]", &self.storage)?;
+        section(f, "[limits]", &self.limits)?;
+        self.directories.iter().try_for_each(|directory| section(f, "[[directories]]", directory))
+    }
+}
+
+impl Config {
+    fn root(&self) -> Root {
+        Root { listen: self.listen.clone(), data_dir: self.data_dir.clone(), shutdown_grace: self.shutdown_grace }
+    }
+}
+
+fn section<T: Section>(f: &mut fmt::Formatter<'_>, header: &str, values: &T) -> fmt::Result {
+    if !header.is_empty() {
+        writeln!(f, "\n{header}")?;
+    }
+    for (key, (name, value)) in T::KEYS.iter().zip(values.show()) {
+        let note = if key.supported { "" } else { "  # not supported yet" };
+        writeln!(f, "{name} = {value}{note}")?;
+    }
+    Ok(())
+}
