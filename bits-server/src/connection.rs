@@ -4,7 +4,7 @@
 //! connections open between fragments, so an idle connection is taken from hyper and only its
 //! socket is watched; the next byte brings hyper back.
 
-use std::{future::poll_fn, io, net::IpAddr, pin::Pin, sync::Arc, time::Duration};
+use std::{io, net::IpAddr, pin::Pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderValue, Response, header};
@@ -126,7 +126,7 @@ async fn serve_busy(
     let mut seen = 0;
     loop {
         tokio::select! {
-            ended = poll_fn(|context| Pin::new(&mut connection).poll(context)) => {
+            ended = &mut connection => {
                 ended?;
                 return Ok(None);
             }

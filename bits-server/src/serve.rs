@@ -92,7 +92,8 @@ pub async fn run(
     let service = Service::new(engine.clone());
     let rooms = Rooms::new(options.connections.connections);
     for listener in listeners.uploads {
-        let accepting = accept(listener, service.clone(), options, rooms.clone(), stopping.clone(), connections.clone());
+        let accepting =
+            accept(listener, service.clone(), options, rooms.clone(), stopping.clone(), connections.clone());
         background.spawn(accepting);
     }
 

@@ -41,7 +41,11 @@ async fn dispatch(store: &dyn SessionStore, command: SessionsCommand) -> Result<
         SessionsCommand::Retry { id, json } => {
             let session = live(store, parse(&id)?).await?;
             if session.state != State::Publish {
-                return Err(Failure::Failed(format!("{} is {}: there is nothing to retry", session.id, session.state.as_str())));
+                return Err(Failure::Failed(format!(
+                    "{} is {}: there is nothing to retry",
+                    session.id,
+                    session.state.as_str()
+                )));
             }
             let now = store.now().await?;
             let done = change(store, &session, &Transition::Postpone { until: now }).await?;
@@ -63,7 +67,8 @@ async fn list(store: &dyn SessionStore, mut filter: Filter, json: bool) -> Resul
     if json {
         return Ok(pretty(&Value::Array(sessions.iter().map(|session| describe(session, now)).collect())));
     }
-    let mut text = format!("{:38} {:10} {:>25} {:>8}  {:16} {}\n", "SESSION", "STATE", "BYTES", "IDLE", "USER", "DESTINATION");
+    let mut text =
+        format!("{:38} {:10} {:>25} {:>8}  {:16} {}\n", "SESSION", "STATE", "BYTES", "IDLE", "USER", "DESTINATION");
     for session in &sessions {
         let bytes = match session.total {
             Some(total) => format!("{}/{total}", session.received),

@@ -55,7 +55,7 @@ pub async fn open(config: &Config) -> Result<Stores, String> {
         reserve_free: config.storage.reserve_free.0,
         ..bits_store_fs::Options::default()
     };
-    let uploads = LocalStore::open(root, options).await.map_err(|error| describe("storage.url", &error))?;
+    let uploads = LocalStore::open(root, options).map_err(|error| describe("storage.url", &error))?;
     Ok(Stores { sessions: Arc::new(sessions), uploads: Arc::new(uploads), _lock: lock })
 }
 
