@@ -1,6 +1,6 @@
 //! Request heads as typed packets (sections 2.2.1 to 2.2.11, 3.2.5.2.3).
 
-use http::{HeaderMap, HeaderName, Method, Version, header as http_header, request::Parts};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Version, header as http_header, request::Parts};
 
 use crate::{ContentRange, Refusal, SessionId};
 
@@ -192,15 +192,18 @@ fn content_length(headers: &HeaderMap) -> Result<Option<u64>, Refusal> {
     text.parse().map(Some).map_err(|_| wrong)
 }
 
+/// The list may be spread over several lines, as any list of HTTP may.
 fn check_protocols(headers: &HeaderMap) -> Result<(), Refusal> {
-    let listed = single(headers, &header::SUPPORTED_PROTOCOLS)?
-        .ok_or(Refusal::Malformed("BITS-Supported-Protocols is missing"))?;
-    let common = listed
-        .split([' ', ',', '\t'])
-        .filter(|name| !name.is_empty())
-        .take(MAXIMUM_PROTOCOLS)
-        .any(|name| name.eq_ignore_ascii_case(PROTOCOL));
-    if common { Ok(()) } else { Err(Refusal::Malformed("no common protocol")) }
+    let mut left = MAXIMUM_PROTOCOLS;
+    let mut lines = headers.get_all(header::SUPPORTED_PROTOCOLS).iter().peekable();
+    lines.peek().ok_or(Refusal::Malformed("BITS-Supported-Protocols is missing"))?;
+    for line in lines {
+        let mut names = ascii(line)?.split([' ', ',', '\t']).filter(|name| !name.is_empty());
+        if names.by_ref().take(left).inspect(|_| left -= 1).any(|name| name.eq_ignore_ascii_case(PROTOCOL)) {
+            return Ok(());
+        }
+    }
+    Err(Refusal::Malformed("no common protocol"))
 }
 
 fn fragment(headers: &HeaderMap, length: Option<u64>) -> Result<FragmentHead, Refusal> {
@@ -234,7 +237,12 @@ fn single<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a st
     if values.next().is_some() {
         return Err(Refusal::Malformed("a header stands twice"));
     }
-    first.to_str().map(|text| Some(text.trim())).map_err(|_| Refusal::Malformed("a header is not ASCII"))
+    ascii(first).map(Some)
+}
+
+/// The trimmed value.
+fn ascii(value: &HeaderValue) -> Result<&str, Refusal> {
+    value.to_str().map(str::trim).map_err(|_| Refusal::Malformed("a header is not ASCII"))
 }
 
 #[cfg(test)]
@@ -408,6 +416,20 @@ mod tests {
             (String::new(), Err("BITS-Supported-Protocols is missing")),
         ] {
             native(&format!("BITS-Packet-Type: Create-Session\nContent-Length: 0\n{line}"), expected);
+        }
+    }
+
+    /// Section 2.2.1 with RFC 2616, 4.2: a list may be spread over lines, the limits are the list's.
+    #[test]
+    fn supported_protocols_on_several_lines() {
+        let line = |name: &str| format!("\nBITS-Supported-Protocols: {name}");
+        let other = line("{00000000-0000-0000-0000-000000000001}");
+        for (lines, expected) in [
+            (other.clone() + &line(PROTOCOL), Ok(Packet::CreateSession)),
+            (line(PROTOCOL) + &other, Ok(Packet::CreateSession)),
+            (other.repeat(100) + &line(PROTOCOL), Err("no common protocol")),
+        ] {
+            native(&format!("BITS-Packet-Type: Create-Session\nContent-Length: 0{lines}"), expected);
         }
     }
 
