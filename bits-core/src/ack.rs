@@ -126,3 +126,108 @@ fn write_refusal(refusal: &Refusal, headers: &mut http::HeaderMap) {
 fn text(value: &impl ToString) -> HeaderValue {
     HeaderValue::try_from(value.to_string()).unwrap_or(HeaderValue::from_static(""))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::InvalidPath;
+
+    const ID: &str = "{7DF0354D-249B-430F-820D-3D2A9BEF4931}";
+    const ALWAYS: [&str; 4] =
+        ["bits-packet-type: Ack", "cache-control: no-store", "content-length: 0", "pragma: no-cache"];
+
+    /// The whole head of the answer: its status, what every ack has, and `more`.
+    #[track_caller]
+    fn check(ack: Ack, status: u16, more: &[&str]) {
+        assert_eq!(ack.status().as_u16(), status, "{ack:?}");
+        let response = ack.into_response();
+        assert_eq!(response.status().as_u16(), status);
+        let mut shown: Vec<String> =
+            response.headers().iter().map(|(name, value)| format!("{name}: {}", value.to_str().unwrap())).collect();
+        shown.sort();
+        let mut expected = [ALWAYS.as_slice(), more].concat();
+        expected.sort_unstable();
+        assert_eq!(shown, expected);
+    }
+
+    fn id() -> SessionId {
+        ID.parse().unwrap()
+    }
+
+    /// Sections 2.2.3, 2.2.5, 2.2.7, 2.2.9 and 2.2.11.
+    #[test]
+    fn success() {
+        let session = format!("bits-session-id: {ID}");
+        let session = session.as_str();
+        let created = [session, "accept-encoding: identity", "bits-protocol: {7df0354d-249b-430f-820d-3d2a9bef4931}"];
+        check(Ack::ping(), 200, &[]);
+        check(Ack::created(id(), Form::Native, None), 200, &created);
+        check(Ack::created(id(), Form::Override, None), 201, &created);
+        check(Ack::fragment(id(), 0), 200, &[session, "bits-received-content-range: 0"]);
+        check(
+            Ack::fragment(id(), i64::MAX as u64),
+            200,
+            &[session, "bits-received-content-range: 9223372036854775807"],
+        );
+        check(Ack::ended(id()), 200, &[session]);
+    }
+
+    /// Section 2.2.3.2.
+    #[test]
+    fn a_host_id_comes_with_its_fallback_timeout() {
+        let session = format!("bits-session-id: {ID}");
+        let created =
+            [session.as_str(), "accept-encoding: identity", "bits-protocol: {7df0354d-249b-430f-820d-3d2a9bef4931}"];
+        let day = Duration::from_secs(86_400);
+        for host in ["near.example", "[2001:db8::1]"] {
+            let ack = Ack::created(id(), Form::Native, Some((host.to_owned(), day)));
+            let host = format!("bits-host-id: {host}");
+            check(ack, 200, &[created.as_slice(), &[&host, "bits-host-id-fallback-timeout: 86400"]].concat());
+        }
+        check(Ack::created(id(), Form::Native, Some(("not a\nheader".to_owned(), day))), 200, &created);
+    }
+
+    /// The error table on the wire: one code twice, its context, and nothing that says more.
+    #[test]
+    fn refusals() {
+        let coded: [(Refusal, u16, &str); 16] = [
+            (Refusal::SessionNotFound, 500, "0x8020001F"),
+            (Refusal::AccessDenied, 403, "0x80070005"),
+            (Refusal::DestinationExists { status: StatusCode::FORBIDDEN }, 403, "0x80070005"),
+            (Refusal::DestinationExists { status: StatusCode::CONFLICT }, 409, "0x80070005"),
+            (Refusal::UploadsDisabled, 501, "0x80070005"),
+            (Refusal::PathNotFound, 404, "0x80070003"),
+            (Refusal::ParentMissing, 404, "0x80070003"),
+            (Refusal::Malformed("why"), 400, "0x80070057"),
+            (Refusal::DestinationIsFolder, 400, "0x80070057"),
+            (Refusal::InvalidName(InvalidPath::Dot), 400, "0x8007007B"),
+            (Refusal::TooLarge, 500, "0x80200020"),
+            (Refusal::DiskFull, 500, "0x80070070"),
+            (Refusal::SessionLimit, 503, "0x801901F7"),
+            (Refusal::Unavailable, 503, "0x800704D5"),
+            (Refusal::StagedDataVanished, 404, "0x80070002"),
+            (Refusal::Internal, 500, "0x80004005"),
+        ];
+        let session = format!("bits-session-id: {ID}");
+        for (refusal, status, code) in coded {
+            let (code, error) = (format!("bits-error-code: {code}"), format!("bits-error: {code}"));
+            let mut more = vec![code.as_str(), &error, "bits-error-context: 0x5"];
+            if status == 503 {
+                more.push("retry-after: 30");
+            }
+            check(Ack::refused(refusal.clone(), None), status, &more);
+            more.push(&session);
+            check(Ack::refused(refusal, Some(id())), status, &more);
+        }
+    }
+
+    /// 416 and 413: an HRESULT would end a job that can go on.
+    #[test]
+    fn refusals_without_an_hresult() {
+        let session = format!("bits-session-id: {ID}");
+        let gap = Ack::refused(Refusal::Gap { next: 77 }, Some(id()));
+        assert_eq!(gap.next_offset(), Some(77));
+        check(gap, 416, &[&session, "bits-received-content-range: 77"]);
+        check(Ack::refused(Refusal::FragmentTooLarge, Some(id())), 413, &[&session]);
+    }
+}

@@ -154,3 +154,115 @@ fn placeholder<'a>(text: &'a str, below: &StorageKey, date: &str, session: Sessi
     }
     text.strip_prefix("{session}").map(|after| (session.uuid().to_string(), after))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn directory(url_path: &str) -> Directory {
+        Directory::new(url_path, "default", StorageKey::ROOT)
+    }
+
+    /// What lies below the directory, and the path that sessions keep for it.
+    #[track_caller]
+    fn check(url_path: &str, path: &str, expected: Option<(&str, &str)>) {
+        let directory = directory(url_path);
+        let below = directory.below(&VirtualPath::from_decoded(path).unwrap());
+        assert_eq!(below.as_ref().map(StorageKey::as_str), expected.map(|(below, _)| below), "{path} in {url_path}");
+        if let (Some(below), Some((_, kept))) = (below, expected) {
+            let destination = directory.destination(&below);
+            assert_eq!(destination.as_ref().map(VirtualPath::as_str), Ok(kept), "{path} in {url_path}");
+        }
+    }
+
+    #[test]
+    fn a_directory_holds_whole_segments_in_any_case() {
+        for (url_path, path, expected) in [
+            ("/upload", "/upload/file", Some(("file", "/upload/file"))),
+            ("/upload", "/upload/a/b/File", Some(("a/b/File", "/upload/a/b/File"))),
+            ("/upload", "/UPLOAD/File", Some(("File", "/upload/File"))),
+            ("/Up/Load", "/uP/lOAD/Up/Load", Some(("Up/Load", "/up/load/Up/Load"))),
+            ("/upload/", "/upload/file", Some(("file", "/upload/file"))),
+            ("/", "/Upload/file", Some(("Upload/file", "/Upload/file"))),
+            ("", "/file", Some(("file", "/file"))),
+            ("/größe", "/größe/a", Some(("a", "/größe/a"))),
+            ("/größe", "/GRÖSSE/a", None),
+            ("/upload", "/uploads/file", None),
+            ("/upload", "/up/load", None),
+            ("/upload", "/other/upload/file", None),
+            ("/a/b", "/a", None),
+            ("/a/b", "/a/c/b", None),
+        ] {
+            check(url_path, path, expected);
+        }
+    }
+
+    #[test]
+    fn the_directory_itself_is_no_destination() {
+        for path in ["/upload", "/UPLOAD"] {
+            let below = directory("/upload").below(&VirtualPath::from_decoded(path).unwrap());
+            assert_eq!(below, Some(StorageKey::ROOT));
+        }
+        assert_eq!(directory("/upload").destination(&StorageKey::ROOT), Err(InvalidPath::Empty));
+    }
+
+    #[test]
+    fn documented_defaults() {
+        let directory = directory("/upload");
+        assert!(directory.upload_enabled && directory.create_directories && !directory.allow_overwrites);
+        assert_eq!((directory.maximum_upload_size, directory.maximum_fragment_size), (u64::MAX, 64 * 1024 * 1024));
+        assert_eq!((directory.file_mode, directory.folder_mode), (0o640, 0o2750));
+        assert_eq!(directory.session_timeout, Duration::from_hours(14 * 24));
+        assert_eq!(directory.session_limit_per_user, Some(50));
+        assert_eq!((directory.publish, directory.conflict_status.as_u16()), (PublishAt::LastFragment, 403));
+        assert_eq!((directory.store_as.as_str(), directory.host_id), ("{path}", None));
+    }
+
+    #[test]
+    fn templates() {
+        for (template, valid) in [
+            ("{path}", true),
+            ("{session}", true),
+            ("{date}/{path}", true),
+            ("{date}/{session}.bin", true),
+            ("in/{path}.{session}", true),
+            ("{path}{session}", true),
+            ("", false),
+            ("{date}", false),
+            ("file", false),
+            ("{user}/{path}", false),
+            ("{path", false),
+            ("path}", false),
+            ("{{path}}", false),
+            ("/{path}", false),
+            ("{path}/", false),
+            ("a//{path}", false),
+            ("../{path}", false),
+            ("BITS-Sessions/{path}", false),
+            ("a\\{path}", false),
+        ] {
+            let parsed = StoreAs::parse(template);
+            assert_eq!(parsed.as_ref().map(StoreAs::as_str), valid.then_some(template).ok_or(&InvalidStoreAs));
+        }
+    }
+
+    #[test]
+    fn names_of_uploads() {
+        let session = "{7DF0354D-249B-430F-820D-3D2A9BEF4931}".parse().unwrap();
+        for (template, below, expected) in [
+            ("{path}", "a/b", Ok("a/b")),
+            ("{session}", "a/b", Ok("7df0354d-249b-430f-820d-3d2a9bef4931")),
+            ("{date}/{path}", "a/b", Ok("2026-11-22/a/b")),
+            ("in/{session}-{path}.bin", "a", Ok("in/7df0354d-249b-430f-820d-3d2a9bef4931-a.bin")),
+            ("{path}/{path}", "a", Ok("a/a")),
+            // What a client wrote stays as it is.
+            ("{date}/{path}", "{session}{date}{path}{", Ok("2026-11-22/{session}{date}{path}{")),
+            // What is safe alone may not be so with the template's text.
+            ("{path}.", "a", Err(InvalidPath::Trailing)),
+            ("{path}n", "dir/co", Err(InvalidPath::Reserved)),
+        ] {
+            let key = StoreAs(template.to_owned()).key(&StorageKey::parse(below).unwrap(), "2026-11-22", session);
+            assert_eq!(key.as_ref().map(StorageKey::as_str), expected.as_ref().map(|key| *key), "{template} {below}");
+        }
+    }
+}

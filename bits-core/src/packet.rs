@@ -1,6 +1,6 @@
 //! Request heads as typed packets (sections 2.2.1 to 2.2.11, 3.2.5.2.3).
 
-use http::{HeaderMap, HeaderName, Method, Version, header as http_header, request::Parts};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Version, header as http_header, request::Parts};
 
 use crate::{ContentRange, Refusal, SessionId};
 
@@ -192,15 +192,18 @@ fn content_length(headers: &HeaderMap) -> Result<Option<u64>, Refusal> {
     text.parse().map(Some).map_err(|_| wrong)
 }
 
+/// The list may be spread over several lines, as any list of HTTP may.
 fn check_protocols(headers: &HeaderMap) -> Result<(), Refusal> {
-    let listed = single(headers, &header::SUPPORTED_PROTOCOLS)?
-        .ok_or(Refusal::Malformed("BITS-Supported-Protocols is missing"))?;
-    let common = listed
-        .split([' ', ',', '\t'])
-        .filter(|name| !name.is_empty())
-        .take(MAXIMUM_PROTOCOLS)
-        .any(|name| name.eq_ignore_ascii_case(PROTOCOL));
-    if common { Ok(()) } else { Err(Refusal::Malformed("no common protocol")) }
+    let mut left = MAXIMUM_PROTOCOLS;
+    let mut lines = headers.get_all(header::SUPPORTED_PROTOCOLS).iter().peekable();
+    lines.peek().ok_or(Refusal::Malformed("BITS-Supported-Protocols is missing"))?;
+    for line in lines {
+        let mut names = ascii(line)?.split([' ', ',', '\t']).filter(|name| !name.is_empty());
+        if names.by_ref().take(left).inspect(|_| left -= 1).any(|name| name.eq_ignore_ascii_case(PROTOCOL)) {
+            return Ok(());
+        }
+    }
+    Err(Refusal::Malformed("no common protocol"))
 }
 
 fn fragment(headers: &HeaderMap, length: Option<u64>) -> Result<FragmentHead, Refusal> {
@@ -234,5 +237,293 @@ fn single<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a st
     if values.next().is_some() {
         return Err(Refusal::Malformed("a header stands twice"));
     }
-    first.to_str().map(|text| Some(text.trim())).map_err(|_| Refusal::Malformed("a header is not ASCII"))
+    ascii(first).map(Some)
+}
+
+/// The trimmed value.
+fn ascii(value: &HeaderValue) -> Result<&str, Refusal> {
+    value.to_str().map(str::trim).map_err(|_| Refusal::Malformed("a header is not ASCII"))
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Request;
+
+    use super::*;
+
+    const ID: &str = "{7DF0354D-249B-430F-820D-3D2A9BEF4931}";
+
+    /// The head of a request, written as on the wire.
+    fn head(text: &str) -> Parts {
+        let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+        let start: Vec<&str> = lines.next().unwrap().split(' ').collect();
+        let version = if start[2] == "HTTP/1.0" { Version::HTTP_10 } else { Version::HTTP_11 };
+        let mut request = Request::builder().method(start[0]).uri(start[1]).version(version);
+        for line in lines {
+            let (name, value) = line.split_once(':').unwrap();
+            request = request.header(name, value.trim().as_bytes());
+        }
+        request.body(()).unwrap().into_parts().0
+    }
+
+    /// Reads a head as the server does; a malformed one gives the reason.
+    #[track_caller]
+    fn check(text: &str, expected: Result<Packet, &'static str>) {
+        let head = head(text);
+        let form = Form::of(&head).expect("the head says that it is BITS");
+        assert_eq!(Packet::parse(&head, form), expected.map_err(Refusal::Malformed), "{text}");
+    }
+
+    /// A native head with these headers.
+    #[track_caller]
+    fn native(headers: &str, expected: Result<Packet, &'static str>) {
+        check(&format!("BITS_POST /upload/file HTTP/1.1\n{headers}"), expected);
+    }
+
+    /// A head of the override form with these headers.
+    #[track_caller]
+    fn overriding(headers: &str, expected: Result<Packet, &'static str>) {
+        check(&format!("POST /upload/file HTTP/1.1\nX-HTTP-Method-Override: BITS_POST\n{headers}"), expected);
+    }
+
+    fn fragment_of(range: &str) -> Result<Packet, &'static str> {
+        Ok(Packet::Fragment(FragmentHead { session: ID.parse().unwrap(), range: range.parse().unwrap() }))
+    }
+
+    fn id() -> SessionId {
+        ID.parse().unwrap()
+    }
+
+    #[test]
+    fn the_form_is_the_method_or_its_override() {
+        for (text, expected) in [
+            ("BITS_POST /a HTTP/1.1", Some(Form::Native)),
+            ("BITS_POST /a HTTP/1.1\nX-HTTP-Method-Override: PUT", Some(Form::Native)),
+            ("POST /a HTTP/1.1\nX-HTTP-Method-Override: BITS_POST", Some(Form::Override)),
+            ("POST /a HTTP/1.1\nx-http-method-override: bits_post", Some(Form::Override)),
+            ("POST /a HTTP/1.1", None),
+            ("POST /a HTTP/1.1\nX-HTTP-Method-Override: PUT", None),
+            ("GET /a HTTP/1.1\nX-HTTP-Method-Override: BITS_POST", None),
+            ("bits_post /a HTTP/1.1", None),
+            ("GET /a HTTP/1.1", None),
+        ] {
+            assert_eq!(Form::of(&head(text)), expected, "{text}");
+        }
+    }
+
+    /// Section 2.2.1: the type, compared without regard to case; unknown headers are ignored.
+    #[test]
+    fn packet_types() {
+        for (name, expected) in [
+            ("Ping", Ok(Packet::Ping)),
+            ("PING", Ok(Packet::Ping)),
+            ("Create-Session", Ok(Packet::CreateSession)),
+            ("CREATE-SESSION", Ok(Packet::CreateSession)),
+            ("close-session", Ok(Packet::CloseSession(id()))),
+            ("Cancel-Session", Ok(Packet::CancelSession(id()))),
+            ("  Ping  ", Ok(Packet::Ping)),
+            ("Ack", Err("unknown BITS-Packet-Type")),
+            ("Fragments", Err("unknown BITS-Packet-Type")),
+            ("Close Session", Err("unknown BITS-Packet-Type")),
+            ("", Err("unknown BITS-Packet-Type")),
+            ("Größe", Err("a header is not ASCII")),
+        ] {
+            let rest = format!(
+                "BITS-Packet-Type: {name}\nBITS-Supported-Protocols: {PROTOCOL}\nBITS-Session-Id: {ID}\n\
+                 Content-Length: 0\nBITS-Unheard-Of: x\nX-Other: y"
+            );
+            native(&rest, expected);
+            overriding(&rest, expected);
+        }
+        native("Content-Length: 0", Err("BITS-Packet-Type is missing"));
+        native("BITS-Packet-Type: Ping\nBITS-Packet-Type: Ping\nContent-Length: 0", Err("a header stands twice"));
+    }
+
+    /// Sections 2.2.1.1 and 3.2.5.2.3.
+    #[test]
+    fn content_length_is_there_and_is_a_number() {
+        for (line, expected) in [
+            ("Content-Length: 0", Ok(Packet::Ping)),
+            ("Content-Length: 000", Ok(Packet::Ping)),
+            ("", Err("Content-Length is missing")),
+            ("Content-Length:", Err("Content-Length is not a number")),
+            ("Content-Length: -1", Err("Content-Length is not a number")),
+            ("Content-Length: +0", Err("Content-Length is not a number")),
+            ("Content-Length: 0x0", Err("Content-Length is not a number")),
+            ("Content-Length: 0, 0", Err("Content-Length is not a number")),
+            ("Content-Length: 99999999999999999999", Err("Content-Length is not a number")),
+            ("Content-Length: 0\nContent-Length: 0", Err("a header stands twice")),
+            ("Content-Length: 1", Err("only a Fragment has a body")),
+            ("Transfer-Encoding: chunked", Err("Transfer-Encoding where a Content-Length belongs")),
+            ("Content-Length: 0\nTransfer-Encoding: chunked", Err("Transfer-Encoding where a Content-Length belongs")),
+        ] {
+            native(&format!("BITS-Packet-Type: Ping\n{line}"), expected);
+            overriding(&format!("BITS-Packet-Type: Ping\n{line}"), expected);
+        }
+        for kind in ["Create-Session", "Close-Session", "Cancel-Session"] {
+            let rest = format!("BITS-Supported-Protocols: {PROTOCOL}\nBITS-Session-Id: {ID}\nContent-Length: 7");
+            native(&format!("BITS-Packet-Type: {kind}\n{rest}"), Err("only a Fragment has a body"));
+        }
+    }
+
+    /// Section 2.2.1, and what it leaves to the packet that it names.
+    #[test]
+    fn the_version_is_1_1() {
+        check("BITS_POST /a HTTP/1.0\nBITS-Packet-Type: Ping\nContent-Length: 0", Err("BITS needs HTTP/1.1"));
+    }
+
+    /// Section 2.2.1: 4 KiB for what is ours, the general limit for the rest.
+    #[test]
+    fn long_headers() {
+        let long = "a BITS-* or Content-* header is over 4 KiB";
+        let ping =
+            |line: String, expected| native(&format!("BITS-Packet-Type: Ping\nContent-Length: 0\n{line}"), expected);
+        for name in ["Content-Name", "Content-Type", "BITS-Session-Id", "BITS-Anything"] {
+            ping(format!("{name}: {}", "x".repeat(4096)), Ok(Packet::Ping));
+            ping(format!("{name}: {}", "x".repeat(4097)), Err(long));
+        }
+        ping(format!("Authorization: Negotiate {}", "x".repeat(40_000)), Ok(Packet::Ping));
+    }
+
+    /// Section 2.2.1.1: not used, never parsed, and no reason to refuse.
+    #[test]
+    fn content_name_is_never_looked_at() {
+        for line in ["Content-Name: Größe", "Content-Name:", "Content-Name: a\nContent-Name: ../b"] {
+            native(&format!("BITS-Packet-Type: Ping\nContent-Length: 0\n{line}"), Ok(Packet::Ping));
+        }
+    }
+
+    /// Section 2.2.2.2.
+    #[test]
+    fn supported_protocols() {
+        let other = "{00000000-0000-0000-0000-000000000001}";
+        let many = |before| format!("{other} ").repeat(before) + PROTOCOL;
+        let none = Err("no common protocol");
+        for (line, expected) in [
+            (format!("BITS-Supported-Protocols: {PROTOCOL}"), Ok(Packet::CreateSession)),
+            (format!("BITS-Supported-Protocols: {}", PROTOCOL.to_uppercase()), Ok(Packet::CreateSession)),
+            (format!("BITS-Supported-Protocols: {other} {PROTOCOL}"), Ok(Packet::CreateSession)),
+            (format!("BITS-Supported-Protocols: {other},{PROTOCOL}"), Ok(Packet::CreateSession)),
+            (format!("BITS-Supported-Protocols: {PROTOCOL} , {other},"), Ok(Packet::CreateSession)),
+            (format!("BITS-Supported-Protocols: {}", many(99)), Ok(Packet::CreateSession)),
+            (format!("BITS-Supported-Protocols: {}", many(100)), none),
+            (format!("BITS-Supported-Protocols: {other}"), none),
+            (format!("BITS-Supported-Protocols: {}", &PROTOCOL[1..37]), none),
+            (format!("BITS-Supported-Protocols: {PROTOCOL};{other}"), none),
+            ("BITS-Supported-Protocols:".to_owned(), none),
+            ("BITS-Supported-Protocols: , ,".to_owned(), none),
+            ("BITS-Supported-Protocols: Größe".to_owned(), Err("a header is not ASCII")),
+            (String::new(), Err("BITS-Supported-Protocols is missing")),
+        ] {
+            native(&format!("BITS-Packet-Type: Create-Session\nContent-Length: 0\n{line}"), expected);
+        }
+    }
+
+    /// Section 2.2.1 with RFC 2616, 4.2: a list may be spread over lines, the limits are the list's.
+    #[test]
+    fn supported_protocols_on_several_lines() {
+        let line = |name: &str| format!("\nBITS-Supported-Protocols: {name}");
+        let other = line("{00000000-0000-0000-0000-000000000001}");
+        for (lines, expected) in [
+            (other.clone() + &line(PROTOCOL), Ok(Packet::CreateSession)),
+            (line(PROTOCOL) + &other, Ok(Packet::CreateSession)),
+            (other.repeat(100) + &line(PROTOCOL), Err("no common protocol")),
+        ] {
+            native(&format!("BITS-Packet-Type: Create-Session\nContent-Length: 0{lines}"), expected);
+        }
+    }
+
+    /// Section 2.2.1.2: needed but for Ping and Create-Session, ignored there.
+    #[test]
+    fn session_ids() {
+        let lower = ID.to_lowercase();
+        for (line, expected) in [
+            (format!("BITS-Session-Id: {ID}"), Ok(())),
+            (format!("BITS-Session-Id: {lower}"), Ok(())),
+            (String::new(), Err("BITS-Session-Id is missing")),
+            ("BITS-Session-Id:".to_owned(), Err("BITS-Session-Id is not a GUID in braces")),
+            (format!("BITS-Session-Id: {}", &ID[1..37]), Err("BITS-Session-Id is not a GUID in braces")),
+            (format!("BITS-Session-Id: {ID}{ID}"), Err("BITS-Session-Id is not a GUID in braces")),
+            (format!("BITS-Session-Id: {ID}\nBITS-Session-Id: {ID}"), Err("a header stands twice")),
+            ("BITS-Session-Id: Größe".to_owned(), Err("a header is not ASCII")),
+        ] {
+            let rest = format!("Content-Length: 0\n{line}\nBITS-Supported-Protocols: {PROTOCOL}");
+            native(&format!("BITS-Packet-Type: Close-Session\n{rest}"), expected.map(|()| Packet::CloseSession(id())));
+            native(
+                &format!("BITS-Packet-Type: Cancel-Session\n{rest}"),
+                expected.map(|()| Packet::CancelSession(id())),
+            );
+            native(&format!("BITS-Packet-Type: Ping\n{rest}"), Ok(Packet::Ping));
+            native(&format!("BITS-Packet-Type: Create-Session\n{rest}"), Ok(Packet::CreateSession));
+            let fragment = format!("BITS-Packet-Type: Fragment\nContent-Range: bytes */0\n{rest}");
+            native(&fragment, expected.and_then(|()| fragment_of("bytes */0")));
+        }
+    }
+
+    /// Sections 2.2.6 and 3.2.5.2.6, and decision 10.
+    #[test]
+    fn fragments() {
+        let chunked = "Transfer-Encoding where a Content-Length belongs";
+        let differ = "Content-Length and Content-Range differ";
+        for (lines, on_native, on_override) in [
+            ("Content-Length: 5\nContent-Range: bytes 0-4/10", Ok("bytes 0-4/10"), Ok("bytes 0-4/10")),
+            ("Content-Length: 5\nContent-Range: Bytes 5-9/10", Ok("bytes 5-9/10"), Ok("bytes 5-9/10")),
+            ("Content-Length: 0\nContent-Range: bytes */0", Ok("bytes */0"), Ok("bytes */0")),
+            ("Content-Length: 4\nContent-Range: bytes 0-4/10", Err(differ), Err(differ)),
+            ("Content-Length: 6\nContent-Range: bytes 0-4/10", Err(differ), Err(differ)),
+            ("Content-Length: 1\nContent-Range: bytes */0", Err(differ), Err(differ)),
+            ("Content-Length: 0\nContent-Range: bytes 0-0/1", Err(differ), Err(differ)),
+            ("Content-Length: 5", Err("Content-Range is missing"), Err("Content-Range is missing")),
+            (
+                "Content-Length: 5\nContent-Range: 0-4/10",
+                Err("Content-Range is broken"),
+                Err("Content-Range is broken"),
+            ),
+            (
+                "Content-Length: 5\nContent-Range: bytes 0-4/10\nContent-Range: bytes 0-4/10",
+                Err("a header stands twice"),
+                Err("a header stands twice"),
+            ),
+            ("Content-Range: bytes 0-4/10", Err("Content-Length is missing"), Err("Content-Length is missing")),
+            ("Content-Range: bytes 0-4/10\nTransfer-Encoding: chunked", Err(chunked), Ok("bytes 0-4/10")),
+            ("Content-Length: 5\nContent-Range: bytes 0-4/10\nTransfer-Encoding: chunked", Err(chunked), Err(chunked)),
+            (
+                "Content-Length: 5\nContent-Range: bytes 0-4/10\nContent-Encoding: Identity",
+                Ok("bytes 0-4/10"),
+                Ok("bytes 0-4/10"),
+            ),
+            (
+                "Content-Length: 5\nContent-Range: bytes 0-4/10\nContent-Encoding: gzip",
+                Err("Content-Encoding must be identity"),
+                Err("Content-Encoding must be identity"),
+            ),
+        ] {
+            let rest = format!("BITS-Packet-Type: Fragment\nBITS-Session-Id: {ID}\n{lines}");
+            native(&rest, on_native.and_then(fragment_of));
+            overriding(&rest, on_override.and_then(fragment_of));
+        }
+    }
+
+    /// Only a Fragment's range and coding are looked at.
+    #[test]
+    fn other_packets_ignore_a_fragments_headers() {
+        let rest = "Content-Length: 0\nContent-Range: nonsense\nContent-Encoding: gzip";
+        native(&format!("BITS-Packet-Type: Ping\n{rest}"), Ok(Packet::Ping));
+        let close = format!("BITS-Packet-Type: Close-Session\nBITS-Session-Id: {ID}\n{rest}");
+        native(&close, Ok(Packet::CloseSession(id())));
+    }
+
+    #[test]
+    fn a_packet_knows_its_kind_and_session() {
+        let fragment = fragment_of("bytes */0").unwrap();
+        for (packet, kind, session) in [
+            (Packet::Ping, PacketType::Ping, None),
+            (Packet::CreateSession, PacketType::CreateSession, None),
+            (fragment, PacketType::Fragment, Some(id())),
+            (Packet::CloseSession(id()), PacketType::CloseSession, Some(id())),
+            (Packet::CancelSession(id()), PacketType::CancelSession, Some(id())),
+        ] {
+            assert_eq!((packet.kind(), packet.session()), (kind, session));
+        }
+    }
 }

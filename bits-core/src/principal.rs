@@ -31,3 +31,32 @@ impl fmt::Display for Principal {
         f.write_str(if self.is_anonymous() { "anonymous" } else { &self.0 })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_one_in_any_case() {
+        for (one, other, same) in [
+            ("Jo@Corp.Example", "jo@corp.example", true),
+            ("JÖRG@X", "jörg@x", true),
+            ("jo@x", "jo@y", false),
+            ("jo", "jo@x", false),
+            ("", "jo", false),
+        ] {
+            assert_eq!(Principal::named(one) == Principal::named(other), same, "{one} {other}");
+        }
+        assert_eq!(Principal::named("Jo@X").as_str(), "jo@x");
+        assert_eq!(Principal::named("Jo@X").to_string(), "jo@x");
+    }
+
+    #[test]
+    fn all_anonymous_callers_are_one() {
+        assert_eq!(Principal::named(""), Principal::ANONYMOUS);
+        assert_eq!(Principal::default(), Principal::ANONYMOUS);
+        assert!(Principal::ANONYMOUS.is_anonymous() && !Principal::named("anonymous").is_anonymous());
+        assert_eq!((Principal::ANONYMOUS.to_string(), Principal::ANONYMOUS.as_str()), ("anonymous".to_owned(), ""));
+        assert_ne!(Principal::named("anonymous"), Principal::ANONYMOUS);
+    }
+}

@@ -89,3 +89,91 @@ fn number(text: &str) -> Result<u64, InvalidContentRange> {
     }
     text.parse().map_err(|_| InvalidContentRange)
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[track_caller]
+    fn check(text: &str, expected: Option<(u64, u64, u64)>) {
+        let range: Option<ContentRange> = text.parse().ok();
+        let found = range.map(|range| (range.start(), range.end(), range.total()));
+        assert_eq!(found, expected, "{text:?}");
+        if let Some(range) = range {
+            assert_eq!(range.length(), range.end() - range.start());
+        }
+    }
+
+    #[test]
+    fn ranges() {
+        const MAX: u64 = i64::MAX as u64;
+        for (text, expected) in [
+            ("bytes 0-0/1", Some((0, 1, 1))),
+            ("bytes 128-212/300", Some((128, 213, 300))),
+            ("Bytes 0-4/10", Some((0, 5, 10))),
+            ("BYTES 5-9/10", Some((5, 10, 10))),
+            ("  bytes   0-4/10 ", Some((0, 5, 10))),
+            ("bytes 007-0009/010", Some((7, 10, 10))),
+            ("bytes */0", Some((0, 0, 0))),
+            ("bytes 0-9223372036854775806/9223372036854775807", Some((0, MAX, MAX))),
+            ("bytes 0-9223372036854775807/9223372036854775808", None),
+            ("bytes 0-18446744073709551615/18446744073709551615", None),
+            ("bytes 0-99999999999999999999/5", None),
+            ("bytes 5-4/10", None),
+            ("bytes 0-10/10", None),
+            ("bytes 10-10/10", None),
+            ("bytes 0-0/0", None),
+            ("bytes */10", None),
+            ("bytes 0-4/*", None),
+            ("bytes */*", None),
+            ("bytes -5/10", None),
+            ("bytes 5-/10", None),
+            ("bytes +0-4/10", None),
+            ("bytes 0-+4/10", None),
+            ("bytes 0--4/10", None),
+            ("bytes 0-4/-10", None),
+            ("bytes 0 - 4/10", None),
+            ("bytes 0-4 /10", None),
+            ("bytes 0-4/ 10", None),
+            ("bytes 0-4/10 x", None),
+            ("bytes 0-4,6-8/10", None),
+            ("bytes 0-4", None),
+            ("bytes 0x0-0x4/0x10", None),
+            ("bytes=0-4/10", None),
+            ("bytes0-4/10", None),
+            ("bytes", None),
+            ("bits 0-4/10", None),
+            ("0-4/10", None),
+            ("bytes ٣-٤/٩", None),
+            ("", None),
+        ] {
+            check(text, expected);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_shown_is_read(start in 0..u64::MAX, len in 0..u64::MAX, more in 0..u64::MAX) {
+            let end = start.saturating_add(len);
+            match ContentRange::new(start, end, end.saturating_add(more)) {
+                Ok(range) => prop_assert_eq!(range.to_string().parse(), Ok(range)),
+                Err(_) => prop_assert!(len == 0 || end.saturating_add(more) > ContentRange::MAXIMUM_TOTAL),
+            }
+        }
+
+        #[test]
+        fn what_is_read_makes_sense(text in "bytes [0-9]{1,3}-[0-9]{1,3}/[0-9]{1,3}") {
+            if let Ok(range) = text.parse::<ContentRange>() {
+                prop_assert!(range.start() < range.end() && range.end() <= range.total());
+                prop_assert_eq!(range.to_string().parse(), Ok(range));
+            }
+        }
+
+        #[test]
+        fn nothing_panics(text in ".*") {
+            let _ = text.parse::<ContentRange>();
+        }
+    }
+}

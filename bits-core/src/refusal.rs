@@ -175,3 +175,73 @@ impl Refusal {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One row: status, HRESULT, whether the fault is ours.
+    #[track_caller]
+    fn check(refusal: &Refusal, status: u16, code: Option<u32>, ours: bool) {
+        assert_eq!(refusal.status().as_u16(), status, "{refusal:?}");
+        assert_eq!(refusal.hresult(), code.map(Hresult), "{refusal:?}");
+        assert_eq!(refusal.context(), code.map(|_| "0x5"), "{refusal:?}");
+        assert_eq!(refusal.retry_after().is_some(), status == 503, "{refusal:?}");
+        assert_eq!(refusal.is_ours(), ours, "{refusal:?}");
+        let offset = matches!(refusal, Refusal::Gap { .. }).then_some(5);
+        assert_eq!(refusal.next_offset(), offset, "{refusal:?}");
+    }
+
+    /// Sections 2.2.1.2 and 3.2.5.2, row by row.
+    #[test]
+    fn the_table() {
+        let exists = |status| Refusal::DestinationExists { status };
+        for (refusal, status, code, ours) in [
+            (Refusal::SessionNotFound, 500, Some(0x8020_001F), false),
+            (Refusal::AccessDenied, 403, Some(0x8007_0005), false),
+            (exists(StatusCode::FORBIDDEN), 403, Some(0x8007_0005), false),
+            (exists(StatusCode::CONFLICT), 409, Some(0x8007_0005), false),
+            (Refusal::UploadsDisabled, 501, Some(0x8007_0005), false),
+            (Refusal::PathNotFound, 404, Some(0x8007_0003), false),
+            (Refusal::ParentMissing, 404, Some(0x8007_0003), false),
+            (Refusal::Malformed("any rule"), 400, Some(0x8007_0057), false),
+            (Refusal::DestinationIsFolder, 400, Some(0x8007_0057), false),
+            (Refusal::InvalidName(InvalidPath::Reserved), 400, Some(0x8007_007B), false),
+            (Refusal::Gap { next: 5 }, 416, None, false),
+            (Refusal::TooLarge, 500, Some(0x8020_0020), false),
+            (Refusal::FragmentTooLarge, 413, None, false),
+            (Refusal::DiskFull, 500, Some(0x8007_0070), true),
+            (Refusal::SessionLimit, 503, Some(0x8019_01F7), false),
+            (Refusal::Unavailable, 503, Some(0x8007_04D5), true),
+            (Refusal::StagedDataVanished, 404, Some(0x8007_0002), true),
+            (Refusal::Internal, 500, Some(0x8000_4005), true),
+        ] {
+            check(&refusal, status, code, ours);
+        }
+    }
+
+    #[test]
+    fn failures_of_the_store() {
+        let conflict = StatusCode::CONFLICT;
+        for (kind, expected) in [
+            (StoreErrorKind::Full, Refusal::DiskFull),
+            (StoreErrorKind::Denied, Refusal::AccessDenied),
+            (StoreErrorKind::NoParent, Refusal::ParentMissing),
+            (StoreErrorKind::Exists, Refusal::DestinationExists { status: conflict }),
+            (StoreErrorKind::IsFolder, Refusal::DestinationIsFolder),
+            (StoreErrorKind::Missing, Refusal::StagedDataVanished),
+            (StoreErrorKind::Doubtful { good: 7 }, Refusal::Unavailable),
+            (StoreErrorKind::Unavailable, Refusal::Unavailable),
+            (StoreErrorKind::Other, Refusal::Internal),
+        ] {
+            assert_eq!(Refusal::from_store(kind, conflict), expected, "{kind:?}");
+        }
+    }
+
+    /// Clients compare the text.
+    #[test]
+    fn codes_are_eight_uppercase_digits() {
+        assert_eq!(Hresult(0x8020_001F).to_string(), "0x8020001F");
+        assert_eq!(Hresult(0xAB).to_string(), "0x000000AB");
+    }
+}

@@ -447,3 +447,386 @@ impl Tombstone {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::FragmentHead;
+
+    const NOW: Timestamp = Timestamp::from_millis(1_000_000);
+    const LATER: Timestamp = Timestamp::from_millis(1_060_000);
+    const TIMEOUT: Duration = Duration::from_secs(3600);
+
+    fn new() -> NewSession {
+        NewSession {
+            id: "{7DF0354D-249B-430F-820D-3D2A9BEF4931}".parse().unwrap(),
+            principal: Principal::named("jo@x"),
+            address: "192.0.2.7".to_owned(),
+            directory: "/upload".to_owned(),
+            destination: VirtualPath::from_decoded("/upload/file").unwrap(),
+            storage: "default".to_owned(),
+            folder: StorageKey::parse("in").unwrap(),
+            key: StorageKey::parse("in/file").unwrap(),
+            timeout: TIMEOUT,
+            limit: None,
+        }
+    }
+
+    fn fresh() -> Session {
+        Session::create(&new(), NOW)
+    }
+
+    /// A session that holds `received` of `total` bytes, `synced` of them durably.
+    fn holding(received: u64, synced: u64, total: u64) -> Session {
+        let incarnation = "boot".to_owned();
+        Session { total: Some(total), fragment_seen: true, received, synced, incarnation, ..fresh() }
+    }
+
+    fn in_state(state: State) -> Session {
+        let intent = (state == State::Publish).then(|| PublishIntent("intent".to_owned()));
+        Session { state, intent, epoch: 1, ..holding(10, 10, 10) }
+    }
+
+    fn directory(publish: PublishAt) -> Directory {
+        let directory = Directory::new("/upload", "default", StorageKey::ROOT);
+        Directory { publish, maximum_upload_size: 1000, maximum_fragment_size: 100, ..directory }
+    }
+
+    fn range(text: &str) -> ContentRange {
+        format!("bytes {text}").parse().unwrap()
+    }
+
+    #[test]
+    fn what_create_session_makes() {
+        let (new, session) = (new(), fresh());
+        assert_eq!((session.id, &session.principal, &session.key), (new.id, &new.principal, &new.key));
+        assert_eq!((session.state, session.epoch, session.total), (State::ReceiveFragments, 0, None));
+        assert_eq!((session.received, session.synced, session.fragment_seen), (0, 0, false));
+        assert_eq!((session.created_at, session.progressed_at, session.expires_at()), (NOW, NOW, NOW + TIMEOUT));
+        assert!(!session.is_received() && holding(0, 0, 0).is_received());
+    }
+
+    /// A session is of no use to another principal, or on another path.
+    #[test]
+    fn whose_a_session_is() {
+        let ended = match fresh().apply(&Transition::End(Ending::Closed), NOW) {
+            Ok(After::Ended(tombstone)) => tombstone,
+            other => panic!("{other:?}"),
+        };
+        for (name, path, belongs) in [
+            ("jo@x", "/upload/file", true),
+            ("JO@X", "/upload/file", true),
+            ("jo@y", "/upload/file", false),
+            ("", "/upload/file", false),
+            ("jo@x", "/upload/File", false),
+            ("jo@x", "/upload/file2", false),
+        ] {
+            let (principal, path) = (Principal::named(name), VirtualPath::from_decoded(path).unwrap());
+            assert_eq!(fresh().belongs_to(&principal, &path), belongs, "{name} {path}");
+            assert_eq!(ended.belongs_to(&principal, &path), belongs, "{name} {path}");
+        }
+    }
+
+    #[track_caller]
+    fn check_fragment(session: &Session, text: &str, publish: PublishAt, expected: FragmentDecision) {
+        assert_eq!(session.on_fragment(range(text), &directory(publish)), expected, "{text} on {session:?}");
+    }
+
+    /// Section 3.2.5.2.6 and decision 1: overlaps are taken, gaps are not.
+    #[test]
+    fn fragments_while_receiving() {
+        use FragmentDecision::{Held, Publish, Refuse, Write};
+        let changed = Refuse(Refusal::Malformed("the total of Content-Range changed"));
+        let gap = |next| Refuse(Refusal::Gap { next });
+        for (session, text, expected) in [
+            (fresh(), "0-9/20", Write { skip: 0, length: 10 }),
+            (fresh(), "0-9/10", Write { skip: 0, length: 10 }),
+            (fresh(), "1-9/20", gap(0)),
+            (fresh(), "19-19/20", gap(0)),
+            (fresh(), "*/0", Publish),
+            (fresh(), "0-99/1000", Write { skip: 0, length: 100 }),
+            (fresh(), "0-99/1001", Refuse(Refusal::TooLarge)),
+            (fresh(), "0-100/1000", Refuse(Refusal::FragmentTooLarge)),
+            (fresh(), "0-100/1001", Refuse(Refusal::TooLarge)),
+            (holding(0, 0, 20), "0-9/20", Write { skip: 0, length: 10 }),
+            (holding(5, 0, 20), "5-9/20", Write { skip: 0, length: 5 }),
+            (holding(5, 0, 20), "0-9/20", Write { skip: 5, length: 5 }),
+            (holding(5, 0, 20), "4-5/20", Write { skip: 1, length: 1 }),
+            (holding(5, 0, 20), "5-19/20", Write { skip: 0, length: 15 }),
+            (holding(5, 0, 20), "0-4/20", Held { next: 5 }),
+            (holding(5, 0, 20), "2-3/20", Held { next: 5 }),
+            (holding(5, 0, 20), "6-9/20", gap(5)),
+            (holding(5, 0, 20), "5-9/21", changed.clone()),
+            (holding(5, 0, 20), "9-9/10", changed.clone()),
+            (holding(5, 0, 20), "*/0", changed.clone()),
+            (holding(0, 0, 0), "0-0/1", changed.clone()),
+            (holding(20, 0, 20), "0-19/20", Publish),
+            (holding(20, 0, 20), "19-19/20", Publish),
+            (holding(20, 0, 20), "0-0/20", Publish),
+            (holding(20, 0, 20), "0-0/21", changed),
+            (holding(0, 0, 0), "*/0", Publish),
+        ] {
+            check_fragment(&session, text, PublishAt::LastFragment, expected);
+        }
+    }
+
+    /// Decision 2: with `close-session` the last fragment publishes nothing.
+    #[test]
+    fn fragments_where_close_session_publishes() {
+        use FragmentDecision::{Held, Write};
+        for (session, text, expected) in [
+            (fresh(), "*/0", Held { next: 0 }),
+            (fresh(), "0-9/10", Write { skip: 0, length: 10 }),
+            (holding(0, 0, 0), "*/0", Held { next: 0 }),
+            (holding(20, 0, 20), "0-19/20", Held { next: 20 }),
+        ] {
+            check_fragment(&session, text, PublishAt::CloseSession, expected);
+        }
+    }
+
+    /// A fragment after completion: the total, whatever it carries.
+    #[test]
+    fn fragments_after_completion() {
+        use FragmentDecision::{Publish, Published, Refuse};
+        for publish in [PublishAt::LastFragment, PublishAt::CloseSession] {
+            for text in ["0-9/10", "9-9/10", "0-0/10"] {
+                check_fragment(&in_state(State::Publish), text, publish, Publish);
+                check_fragment(&in_state(State::WaitForClose), text, publish, Published { total: 10 });
+            }
+            for state in [State::Publish, State::WaitForClose] {
+                let changed = Refuse(Refusal::Malformed("the total of Content-Range changed"));
+                check_fragment(&in_state(state), "0-9/11", publish, changed);
+            }
+        }
+    }
+
+    /// Section 3.2.5.2.7 and decision 8.
+    #[test]
+    fn close_sessions() {
+        use CloseDecision::{Discard, End, Publish, PublishEmpty};
+        let named = Session { fragment_seen: true, ..fresh() };
+        for (session, native, overriding) in [
+            (fresh(), Discard, PublishEmpty),
+            (named, Discard, Discard),
+            (holding(0, 0, 10), Discard, Discard),
+            (holding(9, 9, 10), Discard, Discard),
+            (holding(10, 0, 10), Publish, Publish),
+            (holding(0, 0, 0), Publish, Publish),
+            (in_state(State::Publish), Publish, Publish),
+            (in_state(State::WaitForClose), End, End),
+        ] {
+            assert_eq!(session.on_close(Form::Native), native, "{session:?}");
+            assert_eq!(session.on_close(Form::Override), overriding, "{session:?}");
+        }
+    }
+
+    #[test]
+    fn doubts() {
+        for (received, synced, incarnation, available, expected) in [
+            (10, 10, "boot", 10, None),
+            (10, 4, "boot", 10, None),
+            (10, 4, "boot", 99, None),
+            (10, 4, "boot", 9, Some(4)),
+            (10, 4, "boot", 3, Some(3)),
+            (10, 4, "boot", 0, Some(0)),
+            (10, 4, "other", 10, Some(4)),
+            (10, 4, "other", 7, Some(4)),
+            (10, 4, "other", 2, Some(2)),
+            (10, 10, "other", 10, None),
+            (10, 10, "other", 9, Some(9)),
+            (0, 0, "other", 0, None),
+        ] {
+            let session = holding(received, synced, 20);
+            let doubt = session.doubt(incarnation, available);
+            assert_eq!(doubt, expected, "{received} {synced} {incarnation} {available}");
+        }
+        for state in [State::Publish, State::WaitForClose] {
+            assert_eq!(in_state(state).doubt("other", 0), None, "{state:?}");
+        }
+    }
+
+    fn advance(to: u64, synced: u64) -> Transition {
+        let (incarnation, handle) = ("boot 2".to_owned(), Some("handle".to_owned()));
+        Transition::Advance { to, synced, incarnation, pieces: Vec::new(), handle, durable: false }
+    }
+
+    /// The session after a change that keeps it alive; none where the change does not fit.
+    fn after(session: &Session, transition: &Transition) -> Option<Session> {
+        match session.apply(transition, LATER) {
+            Ok(After::Live(session)) => Some(session),
+            Ok(After::Ended(tombstone)) => panic!("ended: {tombstone:?}"),
+            Err(Illegal) => None,
+        }
+    }
+
+    #[test]
+    fn which_change_fits_which_state() {
+        let intend = Transition::Intend(PublishIntent("intent".to_owned()));
+        let postpone = Transition::Postpone { until: LATER };
+        let (receiving, publishing, waiting) =
+            (holding(5, 2, 10), in_state(State::Publish), in_state(State::WaitForClose));
+        for (transition, while_receiving, while_publishing) in [
+            (Transition::Name, true, false),
+            (Transition::Begin { total: 10 }, true, false),
+            (Transition::Begin { total: 11 }, false, false),
+            (advance(6, 0), true, false),
+            (advance(10, 10), true, false),
+            (advance(5, 5), false, false),
+            (advance(4, 4), false, false),
+            (advance(11, 0), false, false),
+            (advance(6, 7), false, false),
+            (Transition::Regress { to: 0 }, true, false),
+            (Transition::Regress { to: 5 }, true, false),
+            (Transition::Regress { to: 6 }, false, false),
+            (intend, false, false),
+            (Transition::Withdraw, false, true),
+            (postpone, false, true),
+            (Transition::Published, false, true),
+        ] {
+            assert_eq!(after(&receiving, &transition).is_some(), while_receiving, "{transition:?}");
+            assert_eq!(after(&publishing, &transition).is_some(), while_publishing, "{transition:?}");
+            assert_eq!(after(&waiting, &transition), None, "{transition:?}");
+        }
+        assert_eq!(after(&fresh(), &advance(1, 0)), None, "no size is fixed");
+        assert_eq!(after(&fresh(), &Transition::Intend(PublishIntent(String::new()))), None);
+        assert!(after(&holding(10, 2, 10), &Transition::Intend(PublishIntent(String::new()))).is_some());
+    }
+
+    #[test]
+    fn what_each_change_makes() {
+        let receiving = holding(5, 2, 10);
+        let named = Session { fragment_seen: true, ..fresh() };
+        let begun = Session { total: Some(10), progressed_at: LATER, ..named.clone() };
+        let advanced = Session {
+            received: 8,
+            synced: 6,
+            incarnation: "boot 2".to_owned(),
+            handle: Some("handle".to_owned()),
+            progressed_at: LATER,
+            ..receiving.clone()
+        };
+        let whole = holding(10, 2, 10);
+        let intent = PublishIntent("intent".to_owned());
+        let intended =
+            Session { state: State::Publish, epoch: 1, synced: 10, intent: Some(intent.clone()), ..whole.clone() };
+        let postponed = Session { retry_at: Some(LATER), ..intended.clone() };
+        let withdrawn = Session { epoch: 1, synced: 10, ..whole.clone() };
+        let published = Session { state: State::WaitForClose, progressed_at: LATER, ..withdrawn.clone() };
+        for (from, transition, to) in [
+            (fresh(), Transition::Name, named),
+            (fresh(), Transition::Begin { total: 10 }, begun),
+            (receiving.clone(), advance(8, 6), advanced),
+            (receiving.clone(), advance(8, 1), Session { synced: 2, ..after(&receiving, &advance(8, 2)).unwrap() }),
+            (receiving.clone(), Transition::Regress { to: 3 }, Session { received: 3, epoch: 1, ..receiving.clone() }),
+            (
+                receiving.clone(),
+                Transition::Regress { to: 1 },
+                Session { received: 1, synced: 1, epoch: 1, ..receiving },
+            ),
+            (whole, Transition::Intend(intent), intended.clone()),
+            (intended.clone(), Transition::Postpone { until: LATER }, postponed.clone()),
+            (intended, Transition::Withdraw, withdrawn.clone()),
+            (postponed.clone(), Transition::Withdraw, withdrawn),
+            (postponed, Transition::Published, published),
+        ] {
+            assert_eq!(after(&from, &transition), Some(to), "{transition:?}");
+        }
+    }
+
+    /// A commit without a new handle keeps the old one.
+    #[test]
+    fn a_handle_is_kept() {
+        let session = Session { handle: Some("old".to_owned()), ..holding(5, 2, 10) };
+        let step = Transition::Advance {
+            to: 6,
+            synced: 0,
+            incarnation: String::new(),
+            pieces: Vec::new(),
+            handle: None,
+            durable: true,
+        };
+        assert_eq!(after(&session, &step).unwrap().handle.as_deref(), Some("old"));
+    }
+
+    #[test]
+    fn the_end_comes_from_anywhere() {
+        for (session, published, unclean) in [
+            (fresh(), None, true),
+            (holding(5, 2, 10), None, true),
+            (in_state(State::Publish), None, true),
+            (in_state(State::WaitForClose), Some(10), false),
+        ] {
+            for ending in [Ending::Closed, Ending::Cancelled, Ending::Expired] {
+                let Ok(After::Ended(tombstone)) = session.apply(&Transition::End(ending), LATER) else {
+                    panic!("{session:?} did not end");
+                };
+                assert_eq!((tombstone.id, tombstone.ending), (session.id, ending));
+                assert_eq!((tombstone.published, tombstone.unclean), (published, unclean), "{session:?}");
+                assert_eq!((tombstone.ended_at, tombstone.keep_until), (LATER, LATER + TIMEOUT));
+            }
+        }
+    }
+
+    /// What nobody may hear of before it is safe.
+    #[test]
+    fn which_commits_survive_a_power_loss() {
+        let durable_advance = Transition::Advance {
+            to: 1,
+            synced: 1,
+            incarnation: String::new(),
+            pieces: Vec::new(),
+            handle: None,
+            durable: true,
+        };
+        for (transition, durable) in [
+            (Transition::Name, false),
+            (Transition::Begin { total: 1 }, false),
+            (advance(1, 0), false),
+            (durable_advance, true),
+            (Transition::Regress { to: 0 }, true),
+            (Transition::Intend(PublishIntent(String::new())), true),
+            (Transition::Withdraw, true),
+            (Transition::Postpone { until: NOW }, false),
+            (Transition::Published, true),
+            (Transition::End(Ending::Closed), true),
+        ] {
+            assert_eq!(transition.is_durable(), durable, "{transition:?}");
+        }
+    }
+
+    /// Decision 12: packets that come again after the end.
+    #[test]
+    fn answers_after_the_end() {
+        let id = fresh().id;
+        let fragment = Packet::Fragment(FragmentHead { session: id, range: range("0-9/10") });
+        let (close, cancel) = (Packet::CloseSession(id), Packet::CancelSession(id));
+        let (done, nothing) = (Some(None), None);
+        for (state, ending, on_close, on_cancel, on_fragment) in [
+            (State::WaitForClose, Ending::Closed, done, nothing, Some(Some(10))),
+            (State::WaitForClose, Ending::Cancelled, nothing, done, nothing),
+            (State::WaitForClose, Ending::Expired, nothing, nothing, nothing),
+            (State::ReceiveFragments, Ending::Closed, done, nothing, nothing),
+            (State::ReceiveFragments, Ending::Cancelled, nothing, done, nothing),
+            (State::ReceiveFragments, Ending::Expired, nothing, nothing, nothing),
+        ] {
+            let Ok(After::Ended(tombstone)) = in_state(state).apply(&Transition::End(ending), NOW) else {
+                panic!("the session did not end");
+            };
+            assert_eq!(tombstone.answer(&close), on_close, "{state:?} {ending:?}");
+            assert_eq!(tombstone.answer(&cancel), on_cancel, "{state:?} {ending:?}");
+            assert_eq!(tombstone.answer(&fragment), on_fragment, "{state:?} {ending:?}");
+            assert_eq!(tombstone.answer(&Packet::Ping), nothing);
+            assert_eq!(tombstone.answer(&Packet::CreateSession), nothing);
+        }
+    }
+
+    /// Databases and listings keep these names.
+    #[test]
+    fn names_of_states() {
+        for (state, name) in
+            [(State::ReceiveFragments, "receiving"), (State::Publish, "publishing"), (State::WaitForClose, "complete")]
+        {
+            assert_eq!(state.as_str(), name);
+        }
+    }
+}

@@ -30,3 +30,19 @@ impl std::ops::Add<Duration> for Timestamp {
         Self(self.0.saturating_add(i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_add_and_differ_without_overflow() {
+        let at = Timestamp::from_millis;
+        assert_eq!(at(5) + Duration::from_millis(7), at(12));
+        assert_eq!(at(12).since(at(5)), Duration::from_millis(7));
+        assert_eq!(at(5).since(at(12)), Duration::ZERO);
+        assert_eq!(at(5) + Duration::MAX, at(i64::MAX));
+        assert_eq!(at(i64::MAX).since(at(i64::MIN)), Duration::from_millis(i64::MAX as u64));
+        assert_eq!(at(-3).as_millis(), -3);
+    }
+}
