@@ -39,9 +39,9 @@ impl Batch {
         self.held >= LIMIT
     }
 
-    /// Whether there is nothing to write.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.held == 0
+    /// Bytes that wait to be written.
+    pub(crate) fn held(&self) -> u64 {
+        self.held as u64
     }
 
     /// Writes everything at `offset`, and is empty then. Says how many bytes were written, also
@@ -100,7 +100,7 @@ mod tests {
         file.read_to_end(&mut held).unwrap();
         assert_eq!(written as usize, expected.len() - 6);
         assert!(held == expected);
-        assert!(batch.is_empty());
+        assert_eq!(batch.held(), 0);
     }
 
     #[test]

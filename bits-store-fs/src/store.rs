@@ -4,8 +4,8 @@ use std::{path::Path, sync::Arc};
 
 use async_trait::async_trait;
 use bits_core::{
-    BodyStream, Destination, Precondition, PublishIntent, SessionId, Stopped, StorageKey, StoreError, StoreErrorKind,
-    Upload, UploadStore, Written,
+    BodyError, BodyStream, Destination, Precondition, PublishIntent, SessionId, Stopped, StorageKey, StoreError,
+    StoreErrorKind, Upload, UploadStore, Written,
 };
 use futures_util::StreamExt;
 use rustix::fs::{Access, AtFlags, StatVfsMountFlags, accessat, fstatvfs};
@@ -147,6 +147,8 @@ impl UploadStore for LocalStore {
         let mut writing = Writing {
             turn: self.turn(upload.session).await,
             place: Arc::new(Place::of(upload)),
+            // Nothing is ever cut off, so no byte may be written that is not the upload's.
+            total: if upload.total == 0 { u64::MAX } else { upload.total.max(upload.received) },
             reached: upload.received,
             synced: upload.synced,
         };
@@ -200,6 +202,7 @@ impl UploadStore for LocalStore {
 struct Writing {
     turn: Turn,
     place: Arc<Place>,
+    total: u64,
     reached: u64,
     synced: u64,
 }
@@ -214,6 +217,9 @@ impl Writing {
         let mut batch = Batch::default();
         let broken = loop {
             match body.next().await {
+                Some(Ok(frame)) if frame.len() as u64 > self.total - self.reached - batch.held() => {
+                    break Some(BodyError::Length);
+                }
                 Some(Ok(frame)) => batch.push(frame),
                 Some(Err(error)) => break Some(error),
                 None => break None,
@@ -241,7 +247,7 @@ impl Writing {
 
     /// Writes a batch, and everything through to the disk if that is due.
     async fn flush(&mut self, mut batch: Batch) -> Result<Batch, StoreError> {
-        if batch.is_empty() {
+        if batch.held() == 0 {
             return Ok(batch);
         }
         let place = self.place.clone();

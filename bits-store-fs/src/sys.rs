@@ -2,12 +2,11 @@
 
 use rustix::{
     fd::{AsFd, BorrowedFd, OwnedFd},
-    fs::{AtFlags, Mode, OFlags, linkat, openat, unlinkat},
+    fs::{AtFlags, FileType, Mode, OFlags, linkat, openat, statat, unlinkat},
     io::{Errno, Result},
 };
 
-const FOLDER: OFlags =
-    OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC).union(OFlags::NONBLOCK);
+const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC).union(OFlags::NONBLOCK);
 
 /// How a folder is found beneath a root.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,7 +42,12 @@ impl Resolver {
 
 /// Opens the folder `name` in `parent`, following no link.
 pub(crate) fn open_child(parent: impl AsFd, name: &str) -> Result<OwnedFd> {
-    openat(parent, name, FOLDER, Mode::empty()).map_err(explain_link)
+    openat(&parent, name, FOLDER | OFlags::NOFOLLOW, Mode::empty()).map_err(|errno| match errno {
+        // With O_DIRECTORY a link reads as "not a directory", and some systems say MLINK.
+        Errno::NOTDIR if is_link(&parent, name) => Errno::LOOP,
+        Errno::MLINK => Errno::LOOP,
+        errno => errno,
+    })
 }
 
 #[cfg(target_os = "linux")]
@@ -67,24 +71,14 @@ fn walk(root: BorrowedFd<'_>, path: &str) -> Result<OwnedFd> {
         if name == ".." {
             return Err(Errno::XDEV);
         }
-        folder = open_child(&folder, name).map_err(|errno| link_or(errno, &folder, name))?;
+        folder = open_child(&folder, name)?;
     }
     Ok(folder)
 }
 
-/// With O_DIRECTORY a link reads as "not a directory"; find out which it was.
-fn link_or(errno: Errno, folder: &OwnedFd, name: &str) -> Errno {
-    use rustix::fs::{FileType, statat};
-
-    let is_link = errno == Errno::NOTDIR
-        && statat(folder, name, AtFlags::SYMLINK_NOFOLLOW)
-            .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Symlink);
-    if is_link { Errno::LOOP } else { errno }
-}
-
-/// Some systems say MLINK for a link that was not to be followed.
-fn explain_link(errno: Errno) -> Errno {
-    if errno == Errno::MLINK { Errno::LOOP } else { errno }
+fn is_link(folder: impl AsFd, name: &str) -> bool {
+    statat(folder, name, AtFlags::SYMLINK_NOFOLLOW)
+        .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Symlink)
 }
 
 /// Allocates `[0, size)` without changing the file's length; `false` where that is not possible.
