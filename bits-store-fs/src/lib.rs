@@ -1,1 +1,26 @@
-//! x
+//! Uploads on a local disk.
+//!
+//! An upload under way is one file, `<folder>/BITS-Sessions/<uuid>` below the root; publishing
+//! moves it to its key. Bytes are written in place and never truncated. Every name is resolved
+//! beneath the root without following a symbolic link, so nothing planted there leads out of it.
+//!
+//! One process per root: the store trusts that nobody else writes below `BITS-Sessions`.
+//! [`DataLock`] is how a process makes sure of it.
+//!
+//! Runs on Unix; on Linux it uses `openat2`, `fallocate`, `renameat2` and early writeback, and
+//! does without them where a kernel or file system lacks them.
+
+mod batch;
+mod error;
+mod lock;
+mod progress;
+mod publish;
+mod room;
+mod root;
+mod staging;
+mod store;
+mod sys;
+mod table;
+
+pub use lock::{DataLock, LockError};
+pub use store::{LocalStore, Options, SyncAt};

@@ -1,0 +1,94 @@
+//! The lock that keeps a second process off a data folder.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use rustix::{
+    fd::OwnedFd,
+    fs::{FlockOperation, Mode, OFlags, flock, ftruncate, open},
+    io::{Errno, pwrite},
+};
+
+/// How often a held lock is tried again.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// Exclusive use of a data folder, for as long as it lives: `flock` on the file `lock` in it. The
+/// system releases it when the process ends, however it ends.
+#[derive(Debug)]
+pub struct DataLock {
+    path: PathBuf,
+    _file: OwnedFd,
+}
+
+/// A data folder could not be locked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LockError {
+    /// Another process uses the data folder.
+    #[error(
+        "the data folder {} is in use by {}; stop that server, or give this one another data folder",
+        folder.display(),
+        pid.map_or_else(|| "another process".to_owned(), |pid| format!("process {pid}"))
+    )]
+    Held {
+        /// The data folder.
+        folder: PathBuf,
+        /// Who holds it, if it said so.
+        pid: Option<u32>,
+    },
+    /// The lock file cannot be made or locked.
+    #[error("cannot lock {}", path.display())]
+    Io {
+        /// The lock file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+impl DataLock {
+    /// Locks `data_dir`, and makes it if it is missing. Another process that holds it, such as
+    /// one that is still draining, is waited for as long as `wait`. Dropping the future gives up.
+    pub async fn acquire(data_dir: &Path, wait: Duration) -> Result<Self, LockError> {
+        let path = data_dir.join("lock");
+        let wrong = |source| LockError::Io { path: path.clone(), source };
+        fs::create_dir_all(data_dir).map_err(wrong)?;
+        // Not truncated: it holds the name of whoever has the lock.
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let file = open(&path, flags, Mode::from_raw_mode(0o600)).map_err(|errno| wrong(errno.into()))?;
+        let until = Instant::now() + wait;
+        loop {
+            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => break,
+                Err(Errno::WOULDBLOCK) if Instant::now() >= until => {
+                    return Err(LockError::Held { folder: data_dir.to_owned(), pid: holder(&path) });
+                }
+                Err(Errno::WOULDBLOCK | Errno::INTR) => tokio::time::sleep(PAUSE).await,
+                Err(errno) => return Err(wrong(errno.into())),
+            }
+        }
+        sign(&file).map_err(|errno| wrong(errno.into()))?;
+        Ok(Self { path, _file: file })
+    }
+
+    /// The lock file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+fn sign(file: &OwnedFd) -> rustix::io::Result<()> {
+    ftruncate(file, 0)?;
+    match pwrite(file, format!("{}\n", std::process::id()).as_bytes(), 0) {
+        // The lock holds without a name in it; a full disk must not keep the server down.
+        Ok(_) | Err(Errno::NOSPC | Errno::DQUOT) => Ok(()),
+        Err(errno) => Err(errno),
+    }
+}
+
+fn holder(path: &Path) -> Option<u32> {
+    fs::read_to_string(path).ok()?.trim().parse().ok()
+}
