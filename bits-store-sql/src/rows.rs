@@ -84,6 +84,11 @@ pub(crate) fn id(columns: &impl Columns, column: &'static str) -> Result<Session
     Row::new("session", column, columns).map(|row| row.id)
 }
 
+/// The time in a column of a session's row.
+pub(crate) fn time(columns: &impl Columns, column: &'static str) -> Result<Timestamp, SessionStoreError> {
+    Row::new("session", "id", columns)?.time(column)
+}
+
 /// A size or offset as databases hold it.
 pub(crate) fn to_integer(size: u64) -> Result<i64, SessionStoreError> {
     i64::try_from(size).map_err(|_| SessionStoreError::Other(format!("{size} bytes are more than a row holds").into()))

@@ -4,7 +4,9 @@
 //! statements behind: the writer then rolls the transaction back.
 
 use async_trait::async_trait;
-use bits_core::{Commit, NewSession, Piece, Session, SessionId, SessionStoreError, Tombstone, Transition};
+use bits_core::{
+    After, Commit, Illegal, NewSession, Piece, Session, SessionId, SessionStoreError, Tombstone, Transition,
+};
 use sqlx::{
     Sqlite, SqliteConnection,
     query::Query,
@@ -64,7 +66,7 @@ impl Operation for Change {
     async fn run(&self, connection: &mut SqliteConnection) -> Result<Commit, SessionStoreError> {
         let row = fetch(self.statement()?, connection).await?;
         match (row, &self.transition) {
-            (Some(row), Transition::End(_)) => self.bury(rows::tombstone(&row)?, connection).await.map(Commit::Ended),
+            (Some(row), Transition::End(_)) => self.bury(&row, connection).await.map(Commit::Ended),
             (Some(row), transition) => {
                 self.move_pieces(transition, connection).await?;
                 rows::session(&row).map(Commit::Live)
@@ -103,14 +105,14 @@ impl Change {
             .bind(to_integer(self.from.received)?))
     }
 
-    async fn bury(
-        &self,
-        tombstone: Tombstone,
-        connection: &mut SqliteConnection,
-    ) -> Result<Tombstone, SessionStoreError> {
-        execute(sqlx::query(statements::DELETE_SESSION).bind(blob(self.from.id)), connection).await?;
+    /// Makes the tombstone of the session that was taken out.
+    async fn bury(&self, row: &SqliteRow, connection: &mut SqliteConnection) -> Result<Tombstone, SessionStoreError> {
+        let After::Ended(tombstone) = rows::session(row)?.apply(&self.transition, rows::time(row, "now")?)? else {
+            return Err(Illegal.into());
+        };
+        execute(insert(&tombstone)?, connection).await?;
         if !tombstone.unclean {
-            forget_all_pieces(self.from.id, connection).await?;
+            forget_all_pieces(tombstone.id, connection).await?;
         }
         Ok(tombstone)
     }
@@ -226,6 +228,22 @@ impl Operation for Ping {
     async fn run(&self, _: &mut SqliteConnection) -> Result<(), SessionStoreError> {
         Ok(())
     }
+}
+
+fn insert(tombstone: &Tombstone) -> Result<Statement, SessionStoreError> {
+    Ok(sqlx::query(statements::BURY)
+        .bind(blob(tombstone.id))
+        .bind(tombstone.principal.as_str().to_owned())
+        .bind(tombstone.destination.as_str().to_owned())
+        .bind(tombstone.ending.as_str())
+        .bind(tombstone.published.map(to_integer).transpose()?)
+        .bind(tombstone.ended_at.as_millis())
+        .bind(tombstone.keep_until.as_millis())
+        .bind(tombstone.storage.clone())
+        .bind(tombstone.folder.as_str().to_owned())
+        .bind(tombstone.key.as_str().to_owned())
+        .bind(tombstone.handle.clone())
+        .bind(tombstone.unclean))
 }
 
 async fn forget_all_pieces(session: SessionId, connection: &mut SqliteConnection) -> Result<(), SessionStoreError> {

@@ -103,14 +103,11 @@ statements! {
         "'publishing'",
         concat!("state = 'complete', intent = NULL, retry_at = NULL, progressed_at = ", now!())
     );
-    END = concat!(
-        "INSERT INTO tombstone (", tombstone_columns!(), ") \
-         SELECT id, principal, destination, ?5, CASE WHEN state = 'complete' THEN total END, \
-           ", now!(), ", ", now!(), " + timeout, storage, folder, key, handle, \
-           state <> 'complete' AND total IS NOT NULL \
-         FROM session WHERE ", unmoved!("?4"), " RETURNING ", tombstone_columns!()
+    /// Takes the session out, and tells the time for its tombstone.
+    END = concat!("DELETE FROM session WHERE ", unmoved!("?4"), " RETURNING ", session_columns!(), ", ", now!(), " AS now");
+    BURY = concat!(
+        "INSERT INTO tombstone (", tombstone_columns!(), ") VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)"
     );
-    DELETE_SESSION = "DELETE FROM session WHERE id = ?1";
 
     KEEP_REPLACED_PIECES = concat!(
         "INSERT OR IGNORE INTO replaced_piece (session, stop, start, id) \
