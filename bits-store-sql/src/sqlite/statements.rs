@@ -168,11 +168,10 @@ statements! {
 /// The listing for the filters that are set. Their values are bound in this order: created_at and
 /// id to start after, principal, directory, first path, end of paths, idle milliseconds, limit.
 pub(super) fn list(by: ListBy) -> String {
-    let mut sql = concat!("SELECT ", session_columns!(), " FROM session WHERE (created_at, id) > (?1, ?2)").to_owned();
-    // By path the index of paths is the better one, though its rows must be sorted.
-    if by.first_path {
-        sql = sql.replace("(created_at, id)", "(+created_at, +id)");
-    }
+    let mut sql = concat!("SELECT ", session_columns!(), " FROM session WHERE ").to_owned();
+    // By path alone the index of paths is the better one, though its rows must be sorted.
+    let by_path = by.first_path && !by.principal && !by.directory;
+    sql += if by_path { "(+created_at, +id) > (?1, ?2)" } else { "(created_at, id) > (?1, ?2)" };
     let conditions = [
         (by.principal, " AND principal = ?3"),
         (by.directory, " AND directory = ?4"),
@@ -181,7 +180,7 @@ pub(super) fn list(by: ListBy) -> String {
         (by.idle, concat!(" AND progressed_at <= ", now!(), " - ?7")),
     ];
     sql.extend(conditions.into_iter().filter_map(|(set, condition)| set.then_some(condition)));
-    sql + " ORDER BY created_at, id LIMIT ?8"
+    sql + if by_path { " ORDER BY +created_at, +id LIMIT ?8" } else { " ORDER BY created_at, id LIMIT ?8" }
 }
 
 /// Which filters a listing has.
@@ -192,4 +191,106 @@ pub(super) struct ListBy {
     pub(super) first_path: bool,
     pub(super) end_of_paths: bool,
     pub(super) idle: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use sqlx::{ConnectOptions, Row, SqliteConnection, sqlite::SqliteRow};
+
+    use super::*;
+    use crate::{SqliteSessions, sqlite::open::File};
+
+    /// What may be walked from end to end: the counts of everything, in the narrowest index, and
+    /// the table of contents when the database is opened.
+    const WALKS: &[(&str, &str)] = &[
+        ("CENSUS", "SCAN session USING COVERING INDEX"),
+        ("TABLES", "SCAN sqlite_master"),
+        ("VERSION", "SCAN _sqlx_migrations"),
+        ("CREATE", "SCAN clock"),
+    ];
+
+    async fn connect() -> (tempfile::TempDir, SqliteConnection) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("state.db");
+        SqliteSessions::migrate(&path).await.unwrap();
+        let connection = File::at(&path).unwrap().options().connect().await.unwrap();
+        (folder, connection)
+    }
+
+    async fn plan(connection: &mut SqliteConnection, sql: &str) -> Vec<String> {
+        let explain = sqlx::AssertSqlSafe(format!("EXPLAIN QUERY PLAN {sql}"));
+        let rows = sqlx::query(explain).fetch_all(connection).await.unwrap();
+        rows.iter().map(|row| row.get("detail")).collect()
+    }
+
+    async fn assert_indexed(connection: &mut SqliteConnection, name: &str, sql: &str) {
+        for step in plan(connection, sql).await {
+            let walk = WALKS.iter().any(|(statement, walk)| *statement == name && step.starts_with(walk));
+            assert!(walk || !step.contains("SCAN") || step == "SCAN CONSTANT ROW", "{name} walks everything: {step}");
+        }
+    }
+
+    fn listings() -> impl Iterator<Item = ListBy> {
+        (0..32_u8).map(|bits| ListBy {
+            principal: bits & 1 != 0,
+            directory: bits & 2 != 0,
+            first_path: bits & 4 != 0,
+            end_of_paths: bits & 12 == 12,
+            idle: bits & 16 != 0,
+        })
+    }
+
+    #[tokio::test]
+    async fn every_statement_uses_an_index() {
+        let (_folder, mut connection) = connect().await;
+        for (name, sql) in ALL.iter().filter(|(_, sql)| !sql.starts_with("PRAGMA")) {
+            assert_indexed(&mut connection, name, sql).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn every_listing_uses_an_index() {
+        let (_folder, mut connection) = connect().await;
+        for by in listings() {
+            assert_indexed(&mut connection, &format!("{by:?}"), &list(by)).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn listings_use_the_index_of_their_filter() {
+        let (_folder, mut connection) = connect().await;
+        let none = ListBy { principal: false, directory: false, first_path: false, end_of_paths: false, idle: false };
+        for (by, index) in [
+            (none, "session_created ((created_at,id)>(?,?))"),
+            (ListBy { idle: true, ..none }, "session_created ((created_at,id)>(?,?))"),
+            (ListBy { principal: true, ..none }, "session_principal (principal=? AND (created_at,id)>(?,?))"),
+            (ListBy { directory: true, ..none }, "session_directory (directory=? AND (created_at,id)>(?,?))"),
+            (ListBy { first_path: true, ..none }, "session_destination (destination>?)"),
+            (
+                ListBy { first_path: true, end_of_paths: true, ..none },
+                "session_destination (destination>? AND destination<?)",
+            ),
+        ] {
+            let plan = plan(&mut connection, &list(by)).await;
+            assert!(plan[0].ends_with(index), "{by:?}: {plan:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_fragment_writes_one_row_and_no_index() {
+        let (_folder, mut connection) = connect().await;
+        for (sql, rows, indexed) in [(ADVANCE, 1, false), (PUBLISHED, 1, true)] {
+            let steps =
+                sqlx::query(sqlx::AssertSqlSafe(format!("EXPLAIN {sql}"))).fetch_all(&mut connection).await.unwrap();
+            let count = |opcode: &str, table: &str| {
+                let is = |row: &&SqliteRow| {
+                    let on: Option<String> = row.get("p4");
+                    row.get::<String, _>("opcode") == opcode && on.unwrap_or_default().starts_with(table)
+                };
+                steps.iter().filter(is).count()
+            };
+            assert_eq!(count("Insert", "session") - count("Delete", "session"), rows, "{sql}");
+            assert_eq!(count("IdxInsert", "") + count("IdxDelete", "") > 0, indexed, "{sql}");
+        }
+    }
 }

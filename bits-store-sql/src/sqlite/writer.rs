@@ -70,6 +70,9 @@ impl Writer {
 trait Job: Send {
     fn is_durable(&self) -> bool;
 
+    /// Whether nobody waits for it any more.
+    fn is_abandoned(&self) -> bool;
+
     /// Runs the operation, and keeps what it gives until the commit.
     async fn run(&mut self, connection: &mut SqliteConnection) -> Result<(), SessionStoreError>;
 
@@ -86,6 +89,10 @@ struct Pending<O: Operation> {
 impl<O: Operation> Job for Pending<O> {
     fn is_durable(&self) -> bool {
         self.operation.is_durable()
+    }
+
+    fn is_abandoned(&self) -> bool {
+        self.reply.is_closed()
     }
 
     async fn run(&mut self, connection: &mut SqliteConnection) -> Result<(), SessionStoreError> {
@@ -139,6 +146,7 @@ impl Task {
                 () = stop.cancelled(), if !jobs.is_closed() => jobs.close(),
                 count = jobs.recv_many(&mut batch, BATCH) => if count == 0 { break },
             }
+            batch.retain(|job| !job.is_abandoned());
             if !batch.is_empty() {
                 self.commit(batch).await;
                 written.send_replace(());
