@@ -1,1 +1,21 @@
-//! x
+//! Sessions in an SQL database: the [`SessionStore`](bits_core::SessionStore) of a server that
+//! must not forget an acknowledged byte.
+//!
+//! The feature `sqlite` (default) gives [`SqliteSessions`]: one file beside the uploads, a single
+//! writer that commits what many sessions want in one transaction, readers beside it.
+//!
+//! # Copying the database
+//!
+//! While the server runs, recent commits stand in `state.db-wal`, so that a plain copy of
+//! `state.db` is incomplete. `sqlite3 state.db ".backup copy.db"` or
+//! `sqlite3 state.db "VACUUM INTO 'copy.db'"` copies all that is committed without stopping
+//! anyone. A copy that is put back, with no `-wal` and `-shm` file left beside it, may know less
+//! than the disk holds: sessions then go on from the older offset.
+
+#[cfg(feature = "sqlite")]
+mod rows;
+#[cfg(feature = "sqlite")]
+mod sqlite;
+
+#[cfg(feature = "sqlite")]
+pub use sqlite::{OpenError, Options, SqliteSessions};

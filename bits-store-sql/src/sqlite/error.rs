@@ -1,0 +1,88 @@
+//! What SQLite's result codes mean to a caller.
+
+use std::{error::Error, fmt, sync::Arc};
+
+use bits_core::SessionStoreError;
+
+/// SQLite's result codes that are told apart (<https://www.sqlite.org/rescode.html>).
+mod code {
+    pub(super) const BUSY: i32 = 5;
+    pub(super) const LOCKED: i32 = 6;
+    pub(super) const NOMEM: i32 = 7;
+    pub(super) const CORRUPT: i32 = 11;
+    pub(super) const FULL: i32 = 13;
+    pub(super) const CANTOPEN: i32 = 14;
+    pub(super) const NOTADB: i32 = 26;
+    /// The shared-memory file could not grow, for want of space.
+    pub(super) const IOERR_SHMSIZE: i32 = 10 | (19 << 8);
+}
+
+/// One failure that many callers are told of.
+#[derive(Clone, Debug)]
+pub(super) struct Shared(Arc<sqlx::Error>);
+
+impl Shared {
+    pub(super) fn new(error: sqlx::Error) -> Self {
+        Self(Arc::new(error))
+    }
+
+    /// The failure as the store's caller sees it.
+    pub(super) fn to_store_error(&self) -> SessionStoreError {
+        let source = Box::new(self.clone());
+        match kind(&self.0) {
+            Kind::Full => SessionStoreError::Full(source),
+            Kind::Busy | Kind::Unavailable => SessionStoreError::Unavailable(source),
+            Kind::NotADatabase | Kind::Corrupt => SessionStoreError::Corrupt(self.to_string()),
+            Kind::Other => SessionStoreError::Other(source),
+        }
+    }
+}
+
+impl fmt::Display for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl Error for Shared {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.0.source()
+    }
+}
+
+/// What a failure comes down to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Full,
+    Busy,
+    Unavailable,
+    NotADatabase,
+    Corrupt,
+    Other,
+}
+
+pub(super) fn kind(error: &sqlx::Error) -> Kind {
+    match error {
+        sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed | sqlx::Error::WorkerCrashed => {
+            Kind::Unavailable
+        }
+        sqlx::Error::Database(error) => kind_of_code(error.code().and_then(|code| code.parse().ok()).unwrap_or(0)),
+        _ => Kind::Other,
+    }
+}
+
+fn kind_of_code(extended: i32) -> Kind {
+    match (extended, extended & 0xff) {
+        (code::IOERR_SHMSIZE, _) | (_, code::FULL) => Kind::Full,
+        (_, code::BUSY | code::LOCKED) => Kind::Busy,
+        (_, code::NOMEM | code::CANTOPEN) => Kind::Unavailable,
+        (_, code::NOTADB) => Kind::NotADatabase,
+        (_, code::CORRUPT) => Kind::Corrupt,
+        _ => Kind::Other,
+    }
+}
+
+/// A failure that one caller is told of.
+pub(super) fn to_store_error(error: sqlx::Error) -> SessionStoreError {
+    Shared::new(error).to_store_error()
+}

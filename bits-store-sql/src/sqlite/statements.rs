@@ -1,0 +1,298 @@
+//! Every statement of the SQLite store, in one place where a test can look at their plans.
+
+/// The database's clock.
+macro_rules! now {
+    () => {
+        "CAST(round(unixepoch('subsec') * 1000) AS INTEGER)"
+    };
+}
+
+macro_rules! session_columns {
+    () => {
+        "id, principal, address, directory, destination, storage, folder, key, state, epoch, total, fragment_seen, \
+         received, synced, incarnation, handle, intent, retry_at, created_at, progressed_at, timeout"
+    };
+}
+
+macro_rules! tombstone_columns {
+    () => {
+        "id, principal, destination, ending, published, ended_at, keep_until, storage, folder, key, handle, unclean"
+    };
+}
+
+/// The session stands where the caller saw it, in this state.
+macro_rules! unmoved {
+    ($state:literal) => {
+        concat!("id = ?1 AND epoch = ?2 AND received = ?3 AND state = ", $state)
+    };
+}
+
+/// `UPDATE session` by compare-and-swap.
+macro_rules! update {
+    ($state:literal, $set:expr $(, $and:expr)?) => {
+        concat!("UPDATE session SET ", $set, " WHERE ", unmoved!($state), $(" AND ", $and,)? " RETURNING ", session_columns!())
+    };
+}
+
+/// Pieces that lie between two offsets, but not this very one.
+macro_rules! pieces_within {
+    () => {
+        "session = ?1 AND stop BETWEEN ?2 AND ?3 AND start >= ?2 AND id <> ?4"
+    };
+}
+
+macro_rules! statements {
+    ($($(#[$doc:meta])* $name:ident = $sql:expr;)*) => {
+        $($(#[$doc])* pub(super) const $name: &str = $sql;)*
+        #[cfg(test)]
+        pub(super) const ALL: &[(&str, &str)] = &[$((stringify!($name), $name)),*];
+    };
+}
+
+statements! {
+    BEGIN = "BEGIN IMMEDIATE";
+    COMMIT = "COMMIT";
+    ROLLBACK = "ROLLBACK";
+
+    TABLES = "SELECT count(*) FROM sqlite_schema";
+    APPLICATION_ID = "PRAGMA application_id";
+    VERSION = "SELECT coalesce(max(version), 0) FROM _sqlx_migrations WHERE success";
+
+    NOW = concat!("SELECT ", now!());
+
+    /// No row where the principal has as many unfinished sessions as allowed.
+    CREATE = concat!(
+        "INSERT INTO session (id, principal, address, directory, destination, storage, folder, key, timeout, \
+           state, epoch, fragment_seen, received, synced, incarnation, created_at, progressed_at, expires_at) \
+         SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, 'receiving', 0, 0, 0, 0, '', clock.now, clock.now, clock.now + ?9 \
+         FROM (SELECT ", now!(), " AS now) AS clock \
+         WHERE CASE WHEN ?10 IS NULL THEN TRUE \
+           ELSE (SELECT count(*) FROM session WHERE principal = ?2 AND state <> 'complete') < ?10 END \
+         RETURNING ", session_columns!()
+    );
+
+    NAME = update!("'receiving'", "fragment_seen = 1");
+    BEGIN_UPLOAD = update!(
+        "'receiving'",
+        concat!("total = ?4, fragment_seen = 1, progressed_at = ", now!()),
+        "(total IS NULL OR total = ?4)"
+    );
+    /// The only write of a fragment: one row of one table, no index.
+    ADVANCE = update!(
+        "'receiving'",
+        concat!(
+            "received = ?4, synced = max(synced, ?5), incarnation = ?6, handle = coalesce(?7, handle), \
+             progressed_at = ", now!()
+        )
+    );
+    REGRESS = update!("'receiving'", "received = ?4, synced = min(synced, ?4), epoch = epoch + 1");
+    INTEND = update!(
+        "'receiving'",
+        "state = 'publishing', epoch = epoch + 1, synced = received, intent = ?4",
+        "received = total AND NOT EXISTS (SELECT 1 FROM session AS other \
+           WHERE other.storage = session.storage AND other.key = session.key AND other.state = 'publishing')"
+    );
+    /// Whose claim is in the way of [`INTEND`].
+    CLAIMANT =
+        "SELECT other.id FROM session AS mine JOIN session AS other \
+           ON other.storage = mine.storage AND other.key = mine.key AND other.state = 'publishing' \
+         WHERE mine.id = ?1 AND mine.epoch = ?2 AND mine.received = ?3 AND mine.state = 'receiving'";
+    WITHDRAW = update!("'publishing'", "state = 'receiving', intent = NULL, retry_at = NULL");
+    POSTPONE = update!("'publishing'", "retry_at = ?4");
+    PUBLISHED = update!(
+        "'publishing'",
+        concat!("state = 'complete', intent = NULL, retry_at = NULL, progressed_at = ", now!())
+    );
+    /// Takes the session out, and tells the time for its tombstone.
+    END = concat!("DELETE FROM session WHERE ", unmoved!("?4"), " RETURNING ", session_columns!(), ", ", now!(), " AS now");
+    BURY = concat!(
+        "INSERT INTO tombstone (", tombstone_columns!(), ") VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)"
+    );
+
+    KEEP_REPLACED_PIECES = concat!(
+        "INSERT OR IGNORE INTO replaced_piece (session, stop, start, id) \
+         SELECT session, stop, start, id FROM piece WHERE ", pieces_within!()
+    );
+    DELETE_REPLACED_PIECES = concat!("DELETE FROM piece WHERE ", pieces_within!());
+    ADD_PIECE = "INSERT OR IGNORE INTO piece (session, stop, start, id) VALUES (?1, ?2, ?3, ?4)";
+    KEEP_PIECES_AFTER =
+        "INSERT OR IGNORE INTO replaced_piece (session, stop, start, id) \
+         SELECT session, stop, start, id FROM piece WHERE session = ?1 AND stop > ?2";
+    DELETE_PIECES_AFTER = "DELETE FROM piece WHERE session = ?1 AND stop > ?2";
+    FORGET_PIECE = "DELETE FROM replaced_piece WHERE session = ?1 AND stop = ?2 AND start = ?3 AND id = ?4";
+    DELETE_PIECES = "DELETE FROM piece WHERE session = ?1";
+    FORGET_PIECES = "DELETE FROM replaced_piece WHERE session = ?1";
+
+    PIECES = "SELECT session, stop, start, id FROM piece WHERE session = ?1 AND stop > ?2 ORDER BY start, stop";
+    REPLACED_PIECES = "SELECT session, stop, start, id FROM replaced_piece WHERE session = ?1 ORDER BY start, stop";
+
+    /// Raises `expires_at` of sessions that made progress since it was set.
+    RAISE_EXPIRY = concat!(
+        "UPDATE session SET expires_at = progressed_at + timeout WHERE number IN \
+           (SELECT number FROM session WHERE expires_at <= ", now!(), " AND progressed_at + timeout > ", now!(), " LIMIT ?1)"
+    );
+    CLEANED = "UPDATE tombstone SET unclean = 0 WHERE id = ?1 AND unclean = 1";
+    PURGE = concat!(
+        "DELETE FROM tombstone WHERE number IN \
+           (SELECT number FROM tombstone WHERE unclean = 0 AND keep_until <= ", now!(), " ORDER BY keep_until LIMIT ?1)"
+    );
+
+    /// A session has an empty `ending`; an id is never in both tables.
+    LOAD = concat!(
+        "SELECT ", session_columns!(), ", NULL AS ending, NULL AS published, NULL AS ended_at, NULL AS keep_until, \
+           NULL AS unclean \
+         FROM session WHERE id = ?1 \
+         UNION ALL \
+         SELECT id, principal, NULL, NULL, destination, storage, folder, key, NULL, NULL, NULL, NULL, \
+           NULL, NULL, NULL, handle, NULL, NULL, NULL, NULL, NULL, ending, published, ended_at, keep_until, unclean \
+         FROM tombstone WHERE id = ?1"
+    );
+    CENSUS = concat!(
+        "SELECT (SELECT count(*) FROM session) AS live, \
+           (SELECT count(*) FROM session WHERE expires_at <= ", now!(), " AND progressed_at + timeout <= ", now!(), ") \
+           AS expired"
+    );
+    EXPIRED = concat!(
+        "SELECT ", session_columns!(), " FROM session \
+         WHERE expires_at <= ", now!(), " AND progressed_at + timeout <= ", now!(), " ORDER BY expires_at LIMIT ?1"
+    );
+    /// The sum keeps the cast from giving the comparison another type than the index has.
+    UNPUBLISHED = concat!(
+        "SELECT ", session_columns!(), " FROM session \
+         WHERE state = 'publishing' AND coalesce(retry_at, 0) <= 0 + ", now!(), " ORDER BY coalesce(retry_at, 0) LIMIT ?1"
+    );
+    UNCLEAN = concat!(
+        "SELECT ", tombstone_columns!(), " FROM tombstone WHERE unclean = 1 ORDER BY ended_at LIMIT ?1"
+    );
+}
+
+/// The listing for the filters that are set. Their values are bound in this order: created_at and
+/// id to start after, principal, directory, first path, end of paths, idle milliseconds, limit.
+pub(super) fn list(by: ListBy) -> String {
+    let mut sql = concat!("SELECT ", session_columns!(), " FROM session WHERE ").to_owned();
+    // By path alone the index of paths is the better one, though its rows must be sorted.
+    let by_path = by.first_path && !by.principal && !by.directory;
+    sql += if by_path { "(+created_at, +id) > (?1, ?2)" } else { "(created_at, id) > (?1, ?2)" };
+    let conditions = [
+        (by.principal, " AND principal = ?3"),
+        (by.directory, " AND directory = ?4"),
+        (by.first_path, " AND destination >= ?5"),
+        (by.end_of_paths, " AND destination < ?6"),
+        (by.idle, concat!(" AND progressed_at <= ", now!(), " - ?7")),
+    ];
+    sql.extend(conditions.into_iter().filter_map(|(set, condition)| set.then_some(condition)));
+    sql + if by_path { " ORDER BY +created_at, +id LIMIT ?8" } else { " ORDER BY created_at, id LIMIT ?8" }
+}
+
+/// Which filters a listing has.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ListBy {
+    pub(super) principal: bool,
+    pub(super) directory: bool,
+    pub(super) first_path: bool,
+    pub(super) end_of_paths: bool,
+    pub(super) idle: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use sqlx::{ConnectOptions, Row, SqliteConnection, sqlite::SqliteRow};
+
+    use super::*;
+    use crate::{SqliteSessions, sqlite::open::File};
+
+    /// What may be walked from end to end: the count of everything, in the narrowest index; an
+    /// index that holds only what is asked for; tables of a few rows.
+    const WALKS: &[(&str, &str)] = &[
+        ("CENSUS", "SCAN session USING COVERING INDEX"),
+        ("UNCLEAN", "SCAN tombstone USING INDEX tombstone_unclean"),
+        ("TABLES", "SCAN sqlite_master"),
+        ("VERSION", "SCAN _sqlx_migrations"),
+        ("CREATE", "SCAN clock"),
+    ];
+
+    async fn connect() -> (tempfile::TempDir, SqliteConnection) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("state.db");
+        SqliteSessions::migrate(&path).await.unwrap();
+        let connection = File::at(&path).unwrap().options().connect().await.unwrap();
+        (folder, connection)
+    }
+
+    async fn plan(connection: &mut SqliteConnection, sql: &str) -> Vec<String> {
+        let explain = sqlx::AssertSqlSafe(format!("EXPLAIN QUERY PLAN {sql}"));
+        let rows = sqlx::query(explain).fetch_all(connection).await.unwrap();
+        rows.iter().map(|row| row.get("detail")).collect()
+    }
+
+    async fn assert_indexed(connection: &mut SqliteConnection, name: &str, sql: &str) {
+        for step in plan(connection, sql).await {
+            let walk = WALKS.iter().any(|(statement, walk)| *statement == name && step.starts_with(walk));
+            assert!(walk || !step.contains("SCAN") || step == "SCAN CONSTANT ROW", "{name} walks everything: {step}");
+        }
+    }
+
+    fn listings() -> impl Iterator<Item = ListBy> {
+        (0..32_u8).map(|bits| ListBy {
+            principal: bits & 1 != 0,
+            directory: bits & 2 != 0,
+            first_path: bits & 4 != 0,
+            end_of_paths: bits & 12 == 12,
+            idle: bits & 16 != 0,
+        })
+    }
+
+    #[tokio::test]
+    async fn every_statement_uses_an_index() {
+        let (_folder, mut connection) = connect().await;
+        for (name, sql) in ALL.iter().filter(|(_, sql)| !sql.starts_with("PRAGMA")) {
+            assert_indexed(&mut connection, name, sql).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn every_listing_uses_an_index() {
+        let (_folder, mut connection) = connect().await;
+        for by in listings() {
+            assert_indexed(&mut connection, &format!("{by:?}"), &list(by)).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn listings_use_the_index_of_their_filter() {
+        let (_folder, mut connection) = connect().await;
+        let none = ListBy { principal: false, directory: false, first_path: false, end_of_paths: false, idle: false };
+        for (by, index) in [
+            (none, "session_created ((created_at,id)>(?,?))"),
+            (ListBy { idle: true, ..none }, "session_created ((created_at,id)>(?,?))"),
+            (ListBy { principal: true, ..none }, "session_principal (principal=? AND (created_at,id)>(?,?))"),
+            (ListBy { directory: true, ..none }, "session_directory (directory=? AND (created_at,id)>(?,?))"),
+            (ListBy { first_path: true, ..none }, "session_destination (destination>?)"),
+            (
+                ListBy { first_path: true, end_of_paths: true, ..none },
+                "session_destination (destination>? AND destination<?)",
+            ),
+        ] {
+            let plan = plan(&mut connection, &list(by)).await;
+            assert!(plan[0].ends_with(index), "{by:?}: {plan:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_fragment_writes_one_row_and_no_index() {
+        let (_folder, mut connection) = connect().await;
+        for (sql, rows, indexed) in [(ADVANCE, 1, false), (PUBLISHED, 1, true)] {
+            let steps =
+                sqlx::query(sqlx::AssertSqlSafe(format!("EXPLAIN {sql}"))).fetch_all(&mut connection).await.unwrap();
+            let count = |opcode: &str, table: &str| {
+                let is = |row: &&SqliteRow| {
+                    let on: Option<String> = row.get("p4");
+                    row.get::<String, _>("opcode") == opcode && on.unwrap_or_default().starts_with(table)
+                };
+                steps.iter().filter(is).count()
+            };
+            assert_eq!(count("Insert", "session") - count("Delete", "session"), rows, "{sql}");
+            assert_eq!(count("IdxInsert", "") + count("IdxDelete", "") > 0, indexed, "{sql}");
+        }
+    }
+}

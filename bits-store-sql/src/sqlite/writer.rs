@@ -1,0 +1,252 @@
+//! The only connection that writes: one task that commits what is queued in one transaction.
+//!
+//! Synchronous is FULL for a transaction with a durable operation in it, and NORMAL otherwise.
+//! Nobody hears of an operation before its transaction is committed.
+
+use std::io;
+
+use async_trait::async_trait;
+use bits_core::SessionStoreError;
+use sqlx::{ConnectOptions, Connection, SqliteConnection, sqlite::SqliteConnectOptions};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    checkpoint,
+    error::{Kind, Shared, kind},
+    statements,
+};
+
+/// Operations in one transaction, at most.
+const BATCH: usize = 512;
+/// Operations that wait for the transaction under way, at most; more wait outside.
+const QUEUE: usize = 1024;
+
+/// A change of the database.
+#[async_trait]
+pub(super) trait Operation: Send + Sync + 'static {
+    type Output: Send + 'static;
+
+    /// Whether a power loss after the commit may not take it back.
+    fn is_durable(&self) -> bool {
+        false
+    }
+
+    /// Makes the change within a transaction. May be called again after a rollback.
+    async fn run(&self, connection: &mut SqliteConnection) -> Result<Self::Output, SessionStoreError>;
+}
+
+/// Hands operations to the writer's task; the task ends with the last of them.
+#[derive(Debug)]
+pub(super) struct Writer {
+    queue: mpsc::Sender<Box<dyn Job>>,
+}
+
+impl Writer {
+    /// The handle, and the task to spawn. `connection` was opened with `options`; `written` hears
+    /// of every commit; what is queued when `stop` is cancelled is still done.
+    pub(super) fn new(
+        connection: SqliteConnection,
+        options: SqliteConnectOptions,
+        written: watch::Sender<()>,
+        stop: CancellationToken,
+    ) -> (Self, impl Future<Output = ()>) {
+        let (queue, jobs) = mpsc::channel(QUEUE);
+        let task = Task { connection: Some(connection), options, durable: None, distrusted: false };
+        (Self { queue }, task.run(jobs, written, stop))
+    }
+
+    /// Commits `operation`. It is done whole, or not at all, also when this future is dropped.
+    pub(super) async fn commit<O: Operation>(&self, operation: O) -> Result<O::Output, SessionStoreError> {
+        let (reply, answer) = oneshot::channel();
+        let job = Box::new(Pending { operation, output: None, reply });
+        self.queue.send(job).await.map_err(|_| closed())?;
+        answer.await.map_err(|_| closed())?
+    }
+}
+
+/// An operation with whoever waits for it, whatever its output.
+#[async_trait]
+trait Job: Send {
+    fn is_durable(&self) -> bool;
+
+    /// Whether nobody waits for it any more.
+    fn is_abandoned(&self) -> bool;
+
+    /// Runs the operation, and keeps what it gives until the commit.
+    async fn run(&mut self, connection: &mut SqliteConnection) -> Result<(), SessionStoreError>;
+
+    fn answer(self: Box<Self>, committed: Result<(), SessionStoreError>);
+}
+
+struct Pending<O: Operation> {
+    operation: O,
+    output: Option<O::Output>,
+    reply: oneshot::Sender<Result<O::Output, SessionStoreError>>,
+}
+
+#[async_trait]
+impl<O: Operation> Job for Pending<O> {
+    fn is_durable(&self) -> bool {
+        self.operation.is_durable()
+    }
+
+    fn is_abandoned(&self) -> bool {
+        self.reply.is_closed()
+    }
+
+    async fn run(&mut self, connection: &mut SqliteConnection) -> Result<(), SessionStoreError> {
+        self.output = Some(self.operation.run(connection).await?);
+        Ok(())
+    }
+
+    fn answer(self: Box<Self>, committed: Result<(), SessionStoreError>) {
+        let Self { output, reply, .. } = *self;
+        // Whoever asked may have gone.
+        let _ = reply.send(committed.and_then(|()| output.ok_or_else(closed)));
+    }
+}
+
+struct Task {
+    /// None after a failure that leaves its state open, until it is opened again.
+    connection: Option<SqliteConnection>,
+    options: SqliteConnectOptions,
+    /// Whether the connection syncs its commits, once it was told.
+    durable: Option<bool>,
+    /// A commit failed for another reason than want of space. What the disk holds of the log is
+    /// unknown then, and no later sync of it can tell.
+    distrusted: bool,
+}
+
+/// Why a transaction was not committed.
+enum Failure {
+    /// All of it failed.
+    Transaction(Shared),
+    /// One operation failed, and took the others with it.
+    Operation(SessionStoreError),
+}
+
+impl From<sqlx::Error> for Failure {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Transaction(Shared::new(error))
+    }
+}
+
+impl Task {
+    async fn run(
+        mut self,
+        mut jobs: mpsc::Receiver<Box<dyn Job>>,
+        written: watch::Sender<()>,
+        stop: CancellationToken,
+    ) {
+        loop {
+            let mut batch = Vec::new();
+            tokio::select! {
+                biased;
+                () = stop.cancelled(), if !jobs.is_closed() => jobs.close(),
+                count = jobs.recv_many(&mut batch, BATCH) => if count == 0 { break },
+            }
+            batch.retain(|job| !job.is_abandoned());
+            if !batch.is_empty() {
+                self.commit(batch).await;
+                written.send_replace(());
+            }
+        }
+        if let Some(connection) = self.connection {
+            // Everything is committed; a failure here loses nothing.
+            let _ = connection.close().await;
+        }
+    }
+
+    /// Commits all jobs at once; where one of them fails by itself, each by itself.
+    async fn commit(&mut self, mut batch: Vec<Box<dyn Job>>) {
+        match self.transact(&mut batch).await {
+            Ok(()) => batch.into_iter().for_each(|job| job.answer(Ok(()))),
+            Err(Failure::Transaction(error)) => {
+                tracing::warn!(%error, operations = batch.len(), "a transaction of the session database failed");
+                batch.into_iter().for_each(|job| job.answer(Err(error.to_store_error())));
+            }
+            Err(Failure::Operation(_)) if batch.len() > 1 => {
+                for job in batch {
+                    Box::pin(self.commit(vec![job])).await;
+                }
+            }
+            Err(Failure::Operation(error)) => {
+                if let Some(job) = batch.pop() {
+                    job.answer(Err(error));
+                }
+            }
+        }
+    }
+
+    async fn transact(&mut self, batch: &mut [Box<dyn Job>]) -> Result<(), Failure> {
+        let result = self.try_transact(batch).await;
+        if result.is_err() {
+            self.roll_back().await;
+        }
+        result
+    }
+
+    async fn try_transact(&mut self, batch: &mut [Box<dyn Job>]) -> Result<(), Failure> {
+        let durable = batch.iter().any(|job| job.is_durable());
+        let connection = self.prepare(durable).await?;
+        execute(statements::BEGIN, connection).await?;
+        for job in batch {
+            job.run(connection).await.map_err(Failure::Operation)?;
+        }
+        let committed = execute(statements::COMMIT, connection).await;
+        if let Err(error) = &committed {
+            self.distrusted |= !matches!(kind(error), Kind::Full | Kind::Busy);
+        }
+        Ok(committed?)
+    }
+
+    /// The connection, opened again if need be, that syncs its commits if `durable`.
+    async fn prepare(&mut self, durable: bool) -> Result<&mut SqliteConnection, sqlx::Error> {
+        let connection = match self.connection.take() {
+            Some(connection) => connection,
+            None => {
+                self.durable = None;
+                self.options.connect().await?
+            }
+        };
+        let connection = self.connection.insert(connection);
+        if self.distrusted {
+            rewrite_log(connection).await?;
+            self.distrusted = false;
+        }
+        if self.durable != Some(durable) {
+            // Not prepared and kept: this takes effect when it is parsed.
+            let pragma = if durable { "PRAGMA synchronous = FULL" } else { "PRAGMA synchronous = NORMAL" };
+            sqlx::raw_sql(pragma).execute(&mut *connection).await?;
+            self.durable = Some(durable);
+        }
+        Ok(connection)
+    }
+
+    /// Leaves no transaction open, on pain of the connection.
+    async fn roll_back(&mut self) {
+        let Some(mut connection) = self.connection.take() else { return };
+        match execute(statements::ROLLBACK, &mut connection).await {
+            Ok(()) => self.connection = Some(connection),
+            Err(_) => drop(connection.close().await),
+        }
+    }
+}
+
+async fn execute(statement: &'static str, connection: &mut SqliteConnection) -> Result<(), sqlx::Error> {
+    sqlx::query(statement).execute(connection).await.map(drop)
+}
+
+/// Moves all of the log into the database, so that nothing depends any more on pages whose sync
+/// has failed once.
+async fn rewrite_log(connection: &mut SqliteConnection) -> Result<(), sqlx::Error> {
+    if checkpoint::run(checkpoint::Mode::Truncate, connection).await?.busy {
+        return Err(io::Error::other("after a failed sync the log cannot be written anew while others read it").into());
+    }
+    Ok(())
+}
+
+fn closed() -> SessionStoreError {
+    SessionStoreError::Unavailable("the session database is closed".into())
+}

@@ -1,0 +1,29 @@
+//! The SQLite store passes the suite of all session stores.
+#![cfg(feature = "sqlite")]
+
+use bits_core::conformance::SessionProbe;
+use bits_store_sql::{Options, SqliteSessions};
+use tempfile::TempDir;
+
+struct Probe {
+    store: SqliteSessions,
+    _folder: TempDir,
+}
+
+impl Probe {
+    async fn open() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let store = SqliteSessions::open(folder.path().join("state.db"), Options::default()).await.unwrap();
+        Self { store, _folder: folder }
+    }
+}
+
+impl SessionProbe for Probe {
+    type Store = SqliteSessions;
+
+    fn store(&self) -> &SqliteSessions {
+        &self.store
+    }
+}
+
+bits_core::session_store_conformance!(Probe::open());
