@@ -7,15 +7,15 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::shell::Result;
 
-/// Lets this process and its children open `files` files.
-pub(crate) fn raise_open_files(files: u64) -> Result<()> {
+/// Lets this process and its children open as many files as the system allows; an error if those
+/// are fewer than `least`.
+pub(crate) fn raise_open_files(least: u64) -> Result<()> {
     let limit = getrlimit(Resource::Nofile);
-    if limit.current.is_none_or(|current| current >= files) {
-        return Ok(());
+    if limit.maximum.is_some_and(|maximum| maximum < least) {
+        return Err(format!("{least} open files are needed: raise the hard limit with `ulimit -Hn {least}`").into());
     }
-    let maximum = limit.maximum.map(|maximum| maximum.max(files));
-    setrlimit(Resource::Nofile, Rlimit { current: Some(files), maximum })
-        .map_err(|error| format!("cannot raise the limit of open files to {files}: {error}; run as root").into())
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    setrlimit(Resource::Nofile, raised).map_err(|error| format!("cannot raise the limit of open files: {error}").into())
 }
 
 /// Processor time, user and system, of a process, its ended children, and its living ones.

@@ -28,6 +28,9 @@ pub(crate) struct Options {
     /// Runs of each peer; the first one more warms up and does not count
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..100))]
     runs: u32,
+    /// Only this peer; can be given several times
+    #[arg(long, value_parser = peer_names())]
+    peer: Vec<String>,
     /// Measure this `bits-server` instead of building one
     #[arg(long)]
     server: Option<PathBuf>,
@@ -76,7 +79,7 @@ const WORKLOADS: &[Workload] = &[
 struct Workload {
     name: &'static str,
     about: &'static str,
-    /// Names of [`peer::PEERS`], ours first: the others are compared with it.
+    /// Names of [`peer::PEERS`]; the others are compared with the first.
     peers: &'static [&'static str],
     load: Load,
 }
@@ -107,13 +110,14 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         runs: options.runs,
         divisor: if options.quick { 100 } else { 1 },
     };
-    measure::raise_open_files(30_000)?;
+    measure::raise_open_files(12_000)?;
     for workload in chosen(options.name.as_deref()) {
         eprintln!("{}: {}", workload.name, workload.about);
-        let table = workload.run(&setting)?;
+        let peers: Vec<_> = workload.peers.iter().filter(|name| options.measures(name)).copied().collect();
+        let table = workload.run(&setting, &peers)?;
         let report = report::render(workload, &setting, &table)?;
         println!("{report}");
-        if !options.quick {
+        if !options.quick && options.peer.is_empty() {
             report::save(workload.name, &report)?;
         }
     }
@@ -121,19 +125,29 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 }
 
 impl Workload {
-    fn run(&self, setting: &Setting) -> Result<Table> {
+    fn run(&self, setting: &Setting, peers: &[&str]) -> Result<Table> {
         match &self.load {
-            Load::Ingest(load) => load.run(setting, self.peers),
-            Load::Acks(load) => load.run(setting, self.peers),
-            Load::Held(load) => load.run(setting, self.peers),
-            Load::Idle(load) => load.run(setting, self.peers),
-            Load::Start(load) => load.run(setting, self.peers),
+            Load::Ingest(load) => load.run(setting, peers),
+            Load::Acks(load) => load.run(setting, peers),
+            Load::Held(load) => load.run(setting, peers),
+            Load::Idle(load) => load.run(setting, peers),
+            Load::Start(load) => load.run(setting, peers),
         }
+    }
+}
+
+impl Options {
+    fn measures(&self, peer: &str) -> bool {
+        self.peer.is_empty() || self.peer.iter().any(|name| name == peer)
     }
 }
 
 fn workload_names() -> Vec<&'static str> {
     WORKLOADS.iter().map(|workload| workload.name).collect()
+}
+
+fn peer_names() -> Vec<&'static str> {
+    peer::PEERS.iter().map(|peer| peer.name).collect()
 }
 
 fn chosen(name: Option<&str>) -> impl Iterator<Item = &'static Workload> {

@@ -45,7 +45,7 @@ impl Ingest {
                 self.fragment >> 10,
                 setting.runs
             ),
-            columns: vec!["server", "MiB/s", "CPU s/GiB", "peak MiB", "our rate ÷ its", "our CPU ÷ its"],
+            columns: vec!["server", "MiB/s", "CPU s/GiB", "peak MiB", "first's rate ÷ its", "first's CPU ÷ its"],
             rows: rows.collect::<Result<_>>()?,
         })
     }
