@@ -169,3 +169,63 @@ impl Answer {
         Ok(self.header("content-length").map_or(Ok(0), str::parse)?)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead, BufReader};
+    use std::net::TcpListener;
+    use std::result::Result;
+    use std::thread;
+
+    use super::*;
+    use crate::bench::sink;
+
+    fn sink() -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        thread::spawn(move || sink::accept(&listener).map_err(|error| error.to_string()));
+        address
+    }
+
+    /// A server that gives one answer to the first request.
+    fn answering(answer: &'static str) -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let head = BufReader::new(stream.try_clone().unwrap()).lines();
+            assert!(head.map(Result::unwrap).take_while(|line| !line.is_empty()).count() > 0);
+            stream.write_all(answer.as_bytes()).unwrap();
+        });
+        address
+    }
+
+    #[test]
+    fn an_upload_goes_through_its_packets() {
+        let mut upload = Connection::open(sink()).unwrap().create("/upload/a", 3 << 20).unwrap();
+        upload.fragment(0, 2 << 20).unwrap();
+        upload.fragment(2 << 20, 1 << 20).unwrap();
+        upload.close().unwrap().put("/a", 5).unwrap();
+    }
+
+    #[test]
+    fn a_refusal_is_an_error_that_shows_the_answer() {
+        let server = answering("HTTP/1.1 403 Forbidden\r\nBITS-Error-Code: 0x80070005\r\nContent-Length: 0\r\n\r\n");
+        let refused = Connection::open(server).unwrap().create("/upload/a", 1).map(|_| ()).unwrap_err();
+        assert!(refused.to_string().contains("0x80070005"), "{refused}");
+    }
+
+    #[test]
+    fn an_ack_with_another_offset_is_an_error() {
+        let server = answering("HTTP/1.1 200 OK\r\nBITS-Received-Content-Range: 4\r\nContent-Length: 0\r\n\r\n");
+        let connection = Connection::open(server).unwrap();
+        let mut upload = Upload { connection, path: "/upload/a".to_owned(), session: "{}".to_owned(), total: 9 };
+        assert!(upload.fragment(0, 9).is_err());
+    }
+
+    #[test]
+    fn answers_may_have_bodies() {
+        let server = answering("HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\nready\n");
+        assert!(Connection::open(server).unwrap().is_ready("/readyz").unwrap());
+    }
+}

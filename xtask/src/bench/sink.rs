@@ -15,9 +15,14 @@ pub(crate) struct Options {
     listen: SocketAddr,
 }
 
-/// Serves until it is killed, a thread per connection.
+/// Serves until it is killed.
 pub(crate) fn run(options: &Options) -> Result<()> {
-    for stream in TcpListener::bind(options.listen)?.incoming() {
+    accept(&TcpListener::bind(options.listen)?)
+}
+
+/// Serves what comes to `listener`, a thread per connection.
+pub(crate) fn accept(listener: &TcpListener) -> Result<()> {
+    for stream in listener.incoming() {
         let stream = stream?;
         stream.set_nodelay(true)?;
         thread::spawn(|| serve(stream));
