@@ -358,16 +358,18 @@ fn sync(file: &Path) -> Result<Duration> {
     Ok(measure::own_cpu()? - before)
 }
 
-/// Memory once it no longer changes much, or after ten seconds.
+/// Memory once it has not changed much for three seconds, or after half a minute.
 fn settled_memory(server: &Running) -> Result<u64> {
     let mut last = measure::memory(server.process())?;
-    for _ in 0..20 {
-        thread::sleep(Duration::from_millis(500));
+    let mut calm = 0;
+    for _ in 0..30 {
+        thread::sleep(Duration::from_secs(1));
         let now = measure::memory(server.process())?;
-        if now.abs_diff(last) < 64 << 10 {
-            return Ok(now);
-        }
+        calm = if now.abs_diff(last) < 64 << 10 { calm + 1 } else { 0 };
         last = now;
+        if calm == 3 {
+            break;
+        }
     }
     Ok(last)
 }
