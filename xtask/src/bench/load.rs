@@ -1,0 +1,231 @@
+//! The load generator: blocking sockets that write from one fixed buffer.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+use crate::shell::Result;
+
+/// What uploads are made of: the same bytes for every peer.
+static BYTES: [u8; 1 << 20] = [0x5A; 1 << 20];
+
+const PROTOCOL: &str = "{7df0354d-249b-430f-820d-3d2a9bef4931}";
+
+/// One connection to a server.
+pub(crate) struct Connection {
+    stream: TcpStream,
+    address: SocketAddr,
+}
+
+/// A session at the server, over a connection of its own.
+pub(crate) struct Upload {
+    connection: Connection,
+    path: String,
+    session: String,
+    total: u64,
+}
+
+impl Connection {
+    pub(crate) fn open(address: SocketAddr) -> Result<Self> {
+        let stream = TcpStream::connect(address).map_err(|error| format!("cannot connect to {address}: {error}"))?;
+        stream.set_nodelay(true)?;
+        // Longer than anything measured here: a server that hangs ends the run.
+        stream.set_read_timeout(Some(Duration::from_secs(120)))?;
+        stream.set_write_timeout(Some(Duration::from_secs(120)))?;
+        Ok(Self { stream, address })
+    }
+
+    /// Stores `total` bytes at `path` by one PUT.
+    pub(crate) fn put(&mut self, path: &str, total: u64) -> Result<()> {
+        self.send_head("PUT", path, &[("Content-Length", &total.to_string())])?;
+        self.send_bytes(total)?;
+        self.read_answer()?.expect_success()
+    }
+
+    /// Whether a GET of `path` is answered with success.
+    pub(crate) fn is_ready(&mut self, path: &str) -> Result<bool> {
+        self.send_head("GET", path, &[("Connection", "close")])?;
+        Ok(self.read_answer()?.is_success())
+    }
+
+    /// Creates a session for `path`.
+    pub(crate) fn create(mut self, path: &str, total: u64) -> Result<Upload> {
+        let headers =
+            [("BITS-Packet-Type", "Create-Session"), ("BITS-Supported-Protocols", PROTOCOL), ("Content-Length", "0")];
+        self.send_head("BITS_POST", path, &headers)?;
+        let answer = self.read_answer()?;
+        answer.expect_success()?;
+        let session = answer.header("bits-session-id").ok_or("the ack of Create-Session names no session")?.to_owned();
+        Ok(Upload { connection: self, path: path.to_owned(), session, total })
+    }
+
+    fn send_head(&mut self, method: &str, path: &str, headers: &[(&str, &str)]) -> Result<()> {
+        let headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+        let head = format!("{method} {path} HTTP/1.1\r\nHost: {}\r\n{headers}\r\n", self.address);
+        Ok(self.stream.write_all(head.as_bytes())?)
+    }
+
+    fn send_bytes(&mut self, count: u64) -> Result<()> {
+        let mut left = count;
+        while left > 0 {
+            let part = left.min(BYTES.len() as u64);
+            self.stream.write_all(&BYTES[..part as usize])?;
+            left -= part;
+        }
+        Ok(())
+    }
+
+    fn read_answer(&mut self) -> Result<Answer> {
+        let mut buffer = [0; 8192];
+        let mut filled = 0;
+        loop {
+            let read = self.stream.read(&mut buffer[filled..])?;
+            if read == 0 {
+                return Err("the server closed the connection without an answer".into());
+            }
+            filled += read;
+            if let Some(end) = buffer[..filled].windows(4).position(|window| window == b"\r\n\r\n") {
+                let answer = Answer::parse(&buffer[..end])?;
+                self.drop_body(answer.content_length()?, filled - end - 4)?;
+                return Ok(answer);
+            }
+        }
+    }
+
+    fn drop_body(&mut self, length: usize, already_read: usize) -> Result<()> {
+        let left = length.checked_sub(already_read).ok_or("more bytes than the answer's length")?;
+        Ok(self.stream.read_exact(&mut vec![0; left])?)
+    }
+}
+
+impl Upload {
+    /// Sends the bytes from `first` on, `length` of them, and waits for the ack.
+    pub(crate) fn fragment(&mut self, first: u64, length: u64) -> Result<()> {
+        self.begin_fragment(first, length, length)?;
+        let answer = self.connection.read_answer()?;
+        answer.expect_success()?;
+        let next = answer.header("bits-received-content-range");
+        if next == Some(&(first + length).to_string()) {
+            return Ok(());
+        }
+        Err(format!("the server wants to go on at {next:?} after {} bytes", first + length).into())
+    }
+
+    /// Sends the head of a fragment and only the first `sent` bytes of its body.
+    pub(crate) fn begin_fragment(&mut self, first: u64, length: u64, sent: u64) -> Result<()> {
+        let range = format!("bytes {first}-{}/{}", first + length - 1, self.total);
+        let headers = [
+            ("BITS-Packet-Type", "Fragment"),
+            ("BITS-Session-Id", &self.session),
+            ("Content-Range", &range),
+            ("Content-Length", &length.to_string()),
+        ];
+        self.connection.send_head("BITS_POST", &self.path, &headers)?;
+        self.connection.send_bytes(sent)
+    }
+
+    /// Ends the session.
+    pub(crate) fn close(mut self) -> Result<Connection> {
+        let headers =
+            [("BITS-Packet-Type", "Close-Session"), ("BITS-Session-Id", &self.session), ("Content-Length", "0")];
+        self.connection.send_head("BITS_POST", &self.path, &headers)?;
+        self.connection.read_answer()?.expect_success()?;
+        Ok(self.connection)
+    }
+
+    /// Leaves the session as it is.
+    pub(crate) fn abandon(self) -> Connection {
+        self.connection
+    }
+}
+
+/// The head of an answer.
+struct Answer {
+    status: u16,
+    head: String,
+}
+
+impl Answer {
+    fn parse(head: &[u8]) -> Result<Self> {
+        let head = String::from_utf8_lossy(head).into_owned();
+        let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
+        Ok(Self { status: status.ok_or_else(|| format!("no HTTP answer: {head:?}"))?, head })
+    }
+
+    fn is_success(&self) -> bool {
+        (200..300).contains(&self.status)
+    }
+
+    fn expect_success(&self) -> Result<()> {
+        if self.is_success() { Ok(()) } else { Err(format!("the server refused:\n{}", self.head).into()) }
+    }
+
+    fn header(&self, name: &str) -> Option<&str> {
+        let mut fields = self.head.lines().skip(1).filter_map(|line| line.split_once(':'));
+        fields.find(|(field, _)| field.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim())
+    }
+
+    fn content_length(&self) -> Result<usize> {
+        Ok(self.header("content-length").map_or(Ok(0), str::parse)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead, BufReader};
+    use std::net::TcpListener;
+    use std::result::Result;
+    use std::thread;
+
+    use super::*;
+    use crate::bench::sink;
+
+    fn sink() -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        thread::spawn(move || sink::accept(&listener).map_err(|error| error.to_string()));
+        address
+    }
+
+    /// A server that gives one answer to the first request.
+    fn answering(answer: &'static str) -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let head = BufReader::new(stream.try_clone().unwrap()).lines();
+            assert!(head.map(Result::unwrap).take_while(|line| !line.is_empty()).count() > 0);
+            stream.write_all(answer.as_bytes()).unwrap();
+        });
+        address
+    }
+
+    #[test]
+    fn an_upload_goes_through_its_packets() {
+        let mut upload = Connection::open(sink()).unwrap().create("/upload/a", 3 << 20).unwrap();
+        upload.fragment(0, 2 << 20).unwrap();
+        upload.fragment(2 << 20, 1 << 20).unwrap();
+        upload.close().unwrap().put("/a", 5).unwrap();
+    }
+
+    #[test]
+    fn a_refusal_is_an_error_that_shows_the_answer() {
+        let server = answering("HTTP/1.1 403 Forbidden\r\nBITS-Error-Code: 0x80070005\r\nContent-Length: 0\r\n\r\n");
+        let refused = Connection::open(server).unwrap().create("/upload/a", 1).map(|_| ()).unwrap_err();
+        assert!(refused.to_string().contains("0x80070005"), "{refused}");
+    }
+
+    #[test]
+    fn an_ack_with_another_offset_is_an_error() {
+        let server = answering("HTTP/1.1 200 OK\r\nBITS-Received-Content-Range: 4\r\nContent-Length: 0\r\n\r\n");
+        let connection = Connection::open(server).unwrap();
+        let mut upload = Upload { connection, path: "/upload/a".to_owned(), session: "{}".to_owned(), total: 9 };
+        assert!(upload.fragment(0, 9).is_err());
+    }
+
+    #[test]
+    fn answers_may_have_bodies() {
+        let server = answering("HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\nready\n");
+        assert!(Connection::open(server).unwrap().is_ready("/readyz").unwrap());
+    }
+}

@@ -1,0 +1,123 @@
+//! What a process has used, as the kernel counts it; and what many measurements amount to.
+
+use std::fs;
+use std::time::Duration;
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use crate::shell::Result;
+
+/// Lets this process and its children open as many files as the system allows; an error if those
+/// are fewer than `least`.
+pub(crate) fn raise_open_files(least: u64) -> Result<()> {
+    let limit = getrlimit(Resource::Nofile);
+    if limit.maximum.is_some_and(|maximum| maximum < least) {
+        return Err(format!("{least} open files are needed: raise the hard limit with `ulimit -Hn {least}`").into());
+    }
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    setrlimit(Resource::Nofile, raised).map_err(|error| format!("cannot raise the limit of open files: {error}").into())
+}
+
+/// Processor time, user and system, of a process, its ended children, and its living ones.
+pub(crate) fn cpu(process: u32) -> Result<Duration> {
+    let stat = read(process, "stat")?;
+    // The second field is a name in parentheses; the times are fields 14 to 17 of all.
+    let fields: Vec<_> = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace().collect();
+    let ticks = fields.get(11..15).ok_or("unexpected format of /proc/PID/stat")?;
+    let ticks = ticks.iter().map(|field| field.parse::<u64>()).sum::<std::result::Result<u64, _>>()?;
+    let own = Duration::from_secs(ticks) / u32::try_from(rustix::param::clock_ticks_per_second())?;
+    children(process)?.into_iter().try_fold(own, |sum, child| Ok(sum + cpu(child)?))
+}
+
+/// Processor time of the calling thread.
+pub(crate) fn own_cpu() -> Result<Duration> {
+    let stat = fs::read_to_string("/proc/thread-self/schedstat")?;
+    let nanoseconds = stat.split_whitespace().next().ok_or("unexpected format of schedstat")?;
+    Ok(Duration::from_nanos(nanoseconds.parse()?))
+}
+
+/// Memory in use by a process and its children, in bytes.
+pub(crate) fn memory(process: u32) -> Result<u64> {
+    status_field(process, "VmRSS:")
+}
+
+/// The most memory that a process and its children ever used, in bytes.
+pub(crate) fn peak_memory(process: u32) -> Result<u64> {
+    status_field(process, "VmHWM:")
+}
+
+fn status_field(process: u32, name: &str) -> Result<u64> {
+    let status = read(process, "status")?;
+    let line = status.lines().find_map(|line| line.strip_prefix(name)).ok_or("no such field in /proc/PID/status")?;
+    let kibibytes: u64 = line.trim().trim_end_matches("kB").trim().parse()?;
+    children(process)?.into_iter().try_fold(kibibytes << 10, |sum, child| Ok(sum + status_field(child, name)?))
+}
+
+fn children(process: u32) -> Result<Vec<u32>> {
+    let listed = read(process, &format!("task/{process}/children"))?;
+    Ok(listed.split_whitespace().map(str::parse).collect::<std::result::Result<_, _>>()?)
+}
+
+fn read(process: u32, file: &str) -> Result<String> {
+    let path = format!("/proc/{process}/{file}");
+    fs::read_to_string(&path).map_err(|error| format!("cannot read {path}: {error}; did the server stop?").into())
+}
+
+/// Several measurements of one thing.
+#[derive(Default)]
+pub(crate) struct Samples(Vec<f64>);
+
+impl Samples {
+    pub(crate) fn push(&mut self, value: f64) {
+        self.0.push(value);
+    }
+
+    pub(crate) fn median(&self) -> f64 {
+        self.percentile(50.0)
+    }
+
+    /// The smallest sample that `percent` of all samples do not exceed; 0 without samples.
+    pub(crate) fn percentile(&self, percent: f64) -> f64 {
+        let mut sorted = self.0.clone();
+        sorted.sort_by(f64::total_cmp);
+        let rank = (percent / 100.0 * sorted.len() as f64).ceil() as usize;
+        sorted.get(rank.saturating_sub(1)).copied().unwrap_or_default()
+    }
+
+    /// The median with the smallest and the largest.
+    pub(crate) fn show(&self, decimals: usize) -> String {
+        let (least, most) = (self.percentile(0.0), self.percentile(100.0));
+        format!("{:.decimals$} ({least:.decimals$}-{most:.decimals$})", self.median())
+    }
+}
+
+impl Extend<f64> for Samples {
+    fn extend<T: IntoIterator<Item = f64>>(&mut self, values: T) {
+        self.0.extend(values);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percentiles_are_samples_by_nearest_rank() {
+        let mut samples = Samples::default();
+        samples.extend([5.0, 1.0, 4.0, 2.0, 3.0]);
+        let found = [0.0, 20.0, 21.0, 50.0, 99.0, 100.0].map(|percent| samples.percentile(percent));
+        assert_eq!(found, [1.0, 1.0, 2.0, 3.0, 5.0, 5.0]);
+        assert_eq!(samples.show(1), "3.0 (1.0-5.0)");
+    }
+
+    #[test]
+    fn the_kernel_is_understood() {
+        let process = std::process::id();
+        let before = own_cpu().unwrap();
+        let spun = (0..3_000_000_u64).fold(0, |sum: u64, n| std::hint::black_box(sum ^ n));
+        assert!(own_cpu().unwrap() > before, "{spun}");
+        assert!(cpu(process).unwrap() < Duration::from_secs(3600));
+        let (now, peak) = (memory(process).unwrap(), peak_memory(process).unwrap());
+        assert!(now > 1 << 20 && now <= peak + (1 << 20), "{now} {peak}");
+    }
+}

@@ -1,0 +1,95 @@
+//! The system packages that tests and benchmarks need, and how to get them.
+
+use std::process::Command;
+
+use crate::shell::{self, Result};
+
+/// A program that does not come with Rust.
+pub(crate) struct Package {
+    /// What is looked for in PATH.
+    program: &'static str,
+    /// The Debian package that has it.
+    name: &'static str,
+    reason: &'static str,
+}
+
+/// What the tests need besides Rust and a C compiler.
+pub(crate) const TESTS: &[Package] = &[
+    Package { program: "strace", name: "strace", reason: "shows that data is synced before it is acknowledged" },
+    Package { program: "faketime", name: "faketime", reason: "lets the server's clock jump" },
+    Package { program: "unshare", name: "util-linux", reason: "namespaces for small and read-only file systems" },
+    Package { program: "mount", name: "mount", reason: "small and read-only file systems" },
+    Package { program: "mkfs.ext4", name: "e2fsprogs", reason: "file systems that lose power" },
+    Package { program: "curl", name: "curl", reason: "an HTTP client that is not ours" },
+];
+
+/// What the benchmarks need besides.
+pub(crate) const BENCHMARKS: &[Package] =
+    &[Package { program: "nginx", name: "nginx-extras", reason: "the peer that uploads are measured against" }];
+
+/// Makes sure that `packages` are there: installs the missing ones if `install`, else an error
+/// that names them.
+pub(crate) fn require(packages: &[Package], install: bool) -> Result<()> {
+    let missing: Vec<_> = packages.iter().filter(|package| !package.is_installed()).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    if !install {
+        return Err(advice(&missing).into());
+    }
+    apt_get(&["update", "--quiet"])?;
+    let names = missing.iter().map(|package| package.name);
+    apt_get(&["install", "--quiet", "--yes", "--no-install-recommends"].into_iter().chain(names).collect::<Vec<_>>())?;
+    match missing.iter().find(|package| !package.is_installed()) {
+        Some(package) => Err(format!("{} is installed, but has no program `{}`", package.name, package.program).into()),
+        None => Ok(()),
+    }
+}
+
+impl Package {
+    fn is_installed(&self) -> bool {
+        shell::find(self.program).is_some()
+    }
+}
+
+fn advice(missing: &[&Package]) -> String {
+    let lines = missing.iter().map(|p| format!("  {:<12} {}\n", p.program, p.reason));
+    let names: Vec<_> = missing.iter().map(|package| package.name).collect();
+    format!(
+        "these programs are missing:\n{}get them with `apt-get install {}` (as root), or let the flag --install do it",
+        lines.collect::<String>(),
+        names.join(" ")
+    )
+}
+
+fn apt_get(arguments: &[&str]) -> Result<()> {
+    let mut command = if rustix::process::geteuid().is_root() {
+        Command::new("apt-get")
+    } else {
+        let mut sudo = Command::new("sudo");
+        sudo.args(["--non-interactive", "--preserve-env=DEBIAN_FRONTEND", "apt-get"]);
+        sudo
+    };
+    shell::run(command.args(arguments).env("DEBIAN_FRONTEND", "noninteractive"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SHELL: Package = Package { program: "sh", name: "dash", reason: "runs scripts" };
+    const ABSENT: Package = Package { program: "no-such-program", name: "no-such-package", reason: "shows the advice" };
+
+    #[test]
+    fn what_is_there_is_not_asked_for() {
+        require(&[SHELL], false).unwrap();
+    }
+
+    #[test]
+    fn what_is_missing_is_named_with_its_reason_and_package() {
+        let advice = require(&[SHELL, ABSENT], false).unwrap_err().to_string();
+        assert!(advice.contains("no-such-program shows the advice"), "{advice}");
+        assert!(advice.contains("`apt-get install no-such-package`"), "{advice}");
+        assert!(!advice.contains("dash"), "{advice}");
+    }
+}

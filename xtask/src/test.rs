@@ -1,0 +1,36 @@
+//! `cargo xtask test`: everything that the tests need, then the tests.
+
+use std::env;
+
+use clap::Args;
+
+use crate::packages;
+use crate::shell::{self, Result, cargo};
+
+#[derive(Args)]
+pub(crate) struct Options {
+    /// Install missing system packages with apt-get (also when CI=true)
+    #[arg(long)]
+    install: bool,
+    /// Arguments for `cargo test`, such as the name of a test
+    #[arg(last = true)]
+    arguments: Vec<String>,
+}
+
+// One set of packages and features for every build: nothing is compiled twice. It includes the
+// server's fault points, which the end-to-end tests use.
+const WORKSPACE: [&str; 2] = ["--workspace", "--all-features"];
+
+pub(crate) fn run(options: &Options) -> Result<()> {
+    let in_ci = env::var("CI").is_ok_and(|value| value == "true");
+    packages::require(packages::TESTS, options.install || in_ci)?;
+    shell::run(cargo(["build", "--bins", "--tests"]).args(WORKSPACE))?;
+    let built = shell::target_dir().join("debug");
+    shell::run(
+        cargo(["test"])
+            .args(WORKSPACE)
+            .args(&options.arguments)
+            .env("BITS_SERVER_BIN", built.join("bits-server"))
+            .env("BITS_BIN", built.join("bits")),
+    )
+}
