@@ -10,7 +10,7 @@ use std::{
 };
 
 use clap::{Args, Parser, Subcommand};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::{Layer, filter::Targets, layer::SubscriberExt, util::SubscriberInitExt};
 
 use crate::{
     config::{Config, ConfigError, Overrides, process_environment},
@@ -148,7 +148,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         }
         Some(Command::Migrate(args)) => {
             let config = load(&args, Overrides::default())?;
-            log_to_stderr();
+            log_to_stderr()?;
             block_on(async { stores::migrate(&config).await.map_err(Failure::Failed) })?
         }
         Some(Command::Sessions { config, command }) => {
@@ -162,7 +162,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
 fn serve(args: ServeArgs) -> Result<(), Failure> {
     let overrides = Overrides { listen: args.listen, data_dir: args.data_dir };
     let config = load(&args.config, overrides)?;
-    log_to_stderr();
+    log_to_stderr()?;
     block_on(start::serve(config))?
 }
 
@@ -175,11 +175,18 @@ fn block_on<T>(future: impl Future<Output = T>) -> Result<T, Failure> {
     Ok(runtime.map_err(|error| Failure::Failed(format!("the runtime does not start: {error}")))?.block_on(future))
 }
 
-/// `RUST_LOG` chooses what is logged; without it everything from info on.
-fn log_to_stderr() {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+/// `RUST_LOG` chooses what is logged, such as `debug` or `info,bits_engine=debug`; without it
+/// everything from info on.
+fn log_to_stderr() -> Result<(), Failure> {
+    let wanted = std::env::var("RUST_LOG").unwrap_or_default();
+    let wanted = if wanted.is_empty() { "info" } else { &wanted };
+    let filter: Targets = wanted.parse().map_err(|error| {
+        Failure::Usage(format!("RUST_LOG: {error}; write a level, or `target=level` pairs joined by commas"))
+    })?;
     let ansi = std::io::stderr().is_terminal();
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(ansi).init();
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(ansi);
+    tracing_subscriber::registry().with(lines.with_filter(filter)).init();
+    Ok(())
 }
 
 /// A reader that closes its end early has what it wanted.

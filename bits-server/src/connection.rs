@@ -4,7 +4,7 @@
 //! connections open between fragments, so an idle connection is taken from hyper and only its
 //! socket is watched; the next byte brings hyper back.
 
-use std::{io, net::IpAddr, pin::Pin, sync::Arc, time::Duration};
+use std::{io, net::IpAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderValue, Response, header};
@@ -132,7 +132,7 @@ async fn serve_busy(
             }
             () = watched.reached(Phase::Closing), if !told => {
                 told = true;
-                Pin::new(&mut connection).graceful_shutdown();
+                std::pin::Pin::new(&mut connection).graceful_shutdown();
             }
             () = tokio::time::sleep_until(Instant::now() + PARK_AFTER), if !told => {
                 if activity.is_idle() && activity.answered() == seen {
