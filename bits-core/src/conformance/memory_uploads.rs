@@ -31,7 +31,7 @@ const MAXIMUM_TAILS: usize = 4;
 pub struct MemoryUploads {
     part_size: u64,
     incarnation: String,
-    /// Whether only [`UploadStore::sync`] makes bytes durable.
+    /// Whether tails become durable by [`UploadStore::sync`] only.
     volatile: bool,
     alive: AtomicBool,
     bucket: Arc<Mutex<Bucket>>,
@@ -76,7 +76,6 @@ struct Multipart {
 struct Part {
     data: Bytes,
     etag: u64,
-    durable: bool,
 }
 
 /// What [`Piece::id`] says.
@@ -98,7 +97,7 @@ impl MemoryUploads {
         }
     }
 
-    /// An empty store that loses with a restart what was not synced.
+    /// An empty store that loses with a restart what fills no part and was not synced.
     pub fn volatile(part_size: u64) -> Self {
         Self { volatile: true, incarnation: "boot 0".to_owned(), ..Self::new(part_size) }
     }
@@ -109,9 +108,6 @@ impl MemoryUploads {
         let mut bucket = self.bucket();
         bucket.restarts += 1;
         bucket.objects.retain(|_, object| object.durable);
-        for multipart in bucket.multiparts.values_mut() {
-            multipart.parts.retain(|_, part| part.durable);
-        }
         let incarnation = if self.volatile { format!("boot {}", bucket.restarts) } else { self.incarnation.clone() };
         Self {
             part_size: self.part_size,
@@ -303,7 +299,7 @@ impl UploadStore for MemoryUploads {
 
     async fn discard_pieces(&self, upload: &Upload, pieces: &[Piece]) -> Result<(), StoreError> {
         let mut bucket = self.reach()?;
-        // The new home of the bytes must be as safe as the old one was.
+        // What the old tails were merged into must be as safe as they were.
         bucket.make_durable(upload);
         for piece in pieces {
             // A part goes with its multipart upload, or when its number is written again.
@@ -344,9 +340,6 @@ impl Bucket {
         let prefix = staging(upload);
         for (_, object) in self.objects.range_mut(prefix.clone()..).take_while(|(name, _)| name.starts_with(&prefix)) {
             object.durable = true;
-        }
-        if let Some(multipart) = self.multipart(upload) {
-            multipart.parts.values_mut().for_each(|part| part.durable = true);
         }
     }
 
@@ -389,6 +382,8 @@ struct Writer<'a> {
     new_handle: Option<String>,
     written: Vec<Piece>,
     reached: u64,
+    /// Bytes in whole parts, or synced before.
+    synced: u64,
     buffer: Vec<u8>,
     fault: Option<(u64, StoreErrorKind)>,
 }
@@ -401,6 +396,7 @@ impl<'a> Writer<'a> {
             new_handle: None,
             written: Vec::new(),
             reached: upload.received,
+            synced: upload.synced,
             buffer: Vec::new(),
             fault: None,
         }
@@ -442,7 +438,7 @@ impl<'a> Writer<'a> {
     }
 
     fn into_written(self, stopped: Option<Stopped>) -> Written {
-        let synced = if self.store.volatile { self.upload.synced } else { self.reached };
+        let synced = if self.store.volatile { self.synced } else { self.reached };
         Written { reached: self.reached, synced, pieces: self.written, handle: self.new_handle, stopped }
     }
 
@@ -467,12 +463,13 @@ impl<'a> Writer<'a> {
         let data = self.with_tails(&mut bucket, start)?;
         let handle = self.multipart(&mut bucket)?;
         let (number, etag) = (start / self.store.part_size, bucket.unique());
-        let part = Part { data: data.into(), etag, durable: !self.store.volatile };
+        let part = Part { data: data.into(), etag };
         if let Some(multipart) = bucket.multiparts.get_mut(&handle) {
             multipart.parts.insert(number, part);
         }
         drop(bucket);
         self.wrote(start, &Home::Part { number, etag });
+        self.synced = self.reached;
         Ok(())
     }
 
