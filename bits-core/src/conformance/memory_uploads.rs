@@ -158,6 +158,12 @@ impl MemoryUploads {
         self.bucket().publish_fault = Some(fault);
     }
 
+    /// Nothing fails any more that was to fail.
+    pub fn forget_faults(&self) {
+        let mut bucket = self.bucket();
+        (bucket.write_fault, bucket.publish_fault) = (None, None);
+    }
+
     /// Every change below is made in one go, so a panic elsewhere leaves nothing half done.
     fn bucket(&self) -> MutexGuard<'_, Bucket> {
         self.bucket.lock().unwrap_or_else(PoisonError::into_inner)
