@@ -97,7 +97,8 @@ impl MemoryUploads {
         }
     }
 
-    /// An empty store that loses with a restart what fills no part and was not synced.
+    /// An empty store that loses with a restart what fills no part and was not synced: as on a
+    /// disk without power, some of it is gone, some has become zeros.
     pub fn volatile(part_size: u64) -> Self {
         Self { volatile: true, incarnation: "boot 0".to_owned(), ..Self::new(part_size) }
     }
@@ -107,7 +108,7 @@ impl MemoryUploads {
         self.alive.store(false, Ordering::SeqCst);
         let mut bucket = self.bucket();
         bucket.restarts += 1;
-        bucket.objects.retain(|_, object| object.durable);
+        bucket.lose_power();
         let incarnation = if self.volatile { format!("boot {}", bucket.restarts) } else { self.incarnation.clone() };
         Self {
             part_size: self.part_size,
@@ -194,11 +195,12 @@ impl MemoryUploads {
 
     /// How far the told pieces reach without a gap, as far as their bytes are there.
     fn reached(&self, bucket: &mut Bucket, upload: &Upload) -> u64 {
-        let mut reached = self.told_from(Some(upload.total), upload.received);
-        if reached > 0 && bucket.multipart(upload).is_none() {
+        let from = self.told_from(Some(upload.total), upload.received);
+        if from > 0 && bucket.multipart(upload).is_none() {
             return 0;
         }
-        for piece in &upload.pieces {
+        let mut reached = from;
+        for piece in upload.pieces.iter().filter(|piece| piece.end() > from) {
             if piece.start != reached || bucket.data(upload, piece).is_none() {
                 break;
             }
@@ -322,6 +324,18 @@ impl UploadStore for MemoryUploads {
 }
 
 impl Bucket {
+    /// Of what was not synced every second object is gone, the others have their size only.
+    fn lose_power(&mut self) {
+        let mut gone = false;
+        self.objects.retain(|_, object| {
+            if !object.durable {
+                gone = !gone;
+                object.data = vec![0; object.data.len()].into();
+            }
+            object.durable || !gone
+        });
+    }
+
     fn unique(&mut self) -> u64 {
         self.counter += 1;
         self.counter
