@@ -31,7 +31,7 @@ const MAXIMUM_TAILS: usize = 4;
 pub struct MemoryUploads {
     part_size: u64,
     incarnation: String,
-    /// Whether only [`UploadStore::sync`] makes bytes durable.
+    /// Whether tails become durable by [`UploadStore::sync`] only.
     volatile: bool,
     alive: AtomicBool,
     bucket: Arc<Mutex<Bucket>>,
@@ -76,7 +76,6 @@ struct Multipart {
 struct Part {
     data: Bytes,
     etag: u64,
-    durable: bool,
 }
 
 /// What [`Piece::id`] says.
@@ -98,7 +97,8 @@ impl MemoryUploads {
         }
     }
 
-    /// An empty store that loses with a restart what was not synced.
+    /// An empty store that loses with a restart what fills no part and was not synced: as on a
+    /// disk without power, some of it is gone, some has become zeros.
     pub fn volatile(part_size: u64) -> Self {
         Self { volatile: true, incarnation: "boot 0".to_owned(), ..Self::new(part_size) }
     }
@@ -108,10 +108,7 @@ impl MemoryUploads {
         self.alive.store(false, Ordering::SeqCst);
         let mut bucket = self.bucket();
         bucket.restarts += 1;
-        bucket.objects.retain(|_, object| object.durable);
-        for multipart in bucket.multiparts.values_mut() {
-            multipart.parts.retain(|_, part| part.durable);
-        }
+        bucket.lose_power();
         let incarnation = if self.volatile { format!("boot {}", bucket.restarts) } else { self.incarnation.clone() };
         Self {
             part_size: self.part_size,
@@ -162,6 +159,12 @@ impl MemoryUploads {
         self.bucket().publish_fault = Some(fault);
     }
 
+    /// Nothing fails any more that was to fail.
+    pub fn forget_faults(&self) {
+        let mut bucket = self.bucket();
+        (bucket.write_fault, bucket.publish_fault) = (None, None);
+    }
+
     /// Every change below is made in one go, so a panic elsewhere leaves nothing half done.
     fn bucket(&self) -> MutexGuard<'_, Bucket> {
         self.bucket.lock().unwrap_or_else(PoisonError::into_inner)
@@ -192,11 +195,12 @@ impl MemoryUploads {
 
     /// How far the told pieces reach without a gap, as far as their bytes are there.
     fn reached(&self, bucket: &mut Bucket, upload: &Upload) -> u64 {
-        let mut reached = self.told_from(Some(upload.total), upload.received);
-        if reached > 0 && bucket.multipart(upload).is_none() {
+        let from = self.told_from(Some(upload.total), upload.received);
+        if from > 0 && bucket.multipart(upload).is_none() {
             return 0;
         }
-        for piece in &upload.pieces {
+        let mut reached = from;
+        for piece in upload.pieces.iter().filter(|piece| piece.end() > from) {
             if piece.start != reached || bucket.data(upload, piece).is_none() {
                 break;
             }
@@ -303,7 +307,7 @@ impl UploadStore for MemoryUploads {
 
     async fn discard_pieces(&self, upload: &Upload, pieces: &[Piece]) -> Result<(), StoreError> {
         let mut bucket = self.reach()?;
-        // The new home of the bytes must be as safe as the old one was.
+        // What the old tails were merged into must be as safe as they were.
         bucket.make_durable(upload);
         for piece in pieces {
             // A part goes with its multipart upload, or when its number is written again.
@@ -320,6 +324,18 @@ impl UploadStore for MemoryUploads {
 }
 
 impl Bucket {
+    /// Of what was not synced every second object is gone, the others have their size only.
+    fn lose_power(&mut self) {
+        let mut gone = false;
+        self.objects.retain(|_, object| {
+            if !object.durable {
+                gone = !gone;
+                object.data = vec![0; object.data.len()].into();
+            }
+            object.durable || !gone
+        });
+    }
+
     fn unique(&mut self) -> u64 {
         self.counter += 1;
         self.counter
@@ -344,9 +360,6 @@ impl Bucket {
         let prefix = staging(upload);
         for (_, object) in self.objects.range_mut(prefix.clone()..).take_while(|(name, _)| name.starts_with(&prefix)) {
             object.durable = true;
-        }
-        if let Some(multipart) = self.multipart(upload) {
-            multipart.parts.values_mut().for_each(|part| part.durable = true);
         }
     }
 
@@ -389,6 +402,8 @@ struct Writer<'a> {
     new_handle: Option<String>,
     written: Vec<Piece>,
     reached: u64,
+    /// Bytes in whole parts, or synced before.
+    synced: u64,
     buffer: Vec<u8>,
     fault: Option<(u64, StoreErrorKind)>,
 }
@@ -401,6 +416,7 @@ impl<'a> Writer<'a> {
             new_handle: None,
             written: Vec::new(),
             reached: upload.received,
+            synced: upload.synced,
             buffer: Vec::new(),
             fault: None,
         }
@@ -442,7 +458,7 @@ impl<'a> Writer<'a> {
     }
 
     fn into_written(self, stopped: Option<Stopped>) -> Written {
-        let synced = if self.store.volatile { self.upload.synced } else { self.reached };
+        let synced = if self.store.volatile { self.synced } else { self.reached };
         Written { reached: self.reached, synced, pieces: self.written, handle: self.new_handle, stopped }
     }
 
@@ -467,12 +483,13 @@ impl<'a> Writer<'a> {
         let data = self.with_tails(&mut bucket, start)?;
         let handle = self.multipart(&mut bucket)?;
         let (number, etag) = (start / self.store.part_size, bucket.unique());
-        let part = Part { data: data.into(), etag, durable: !self.store.volatile };
+        let part = Part { data: data.into(), etag };
         if let Some(multipart) = bucket.multiparts.get_mut(&handle) {
             multipart.parts.insert(number, part);
         }
         drop(bucket);
         self.wrote(start, &Home::Part { number, etag });
+        self.synced = self.reached;
         Ok(())
     }
 

@@ -1,0 +1,290 @@
+//! The smallest server that keeps the order of the stores: it does what the decisions say, over
+//! the in-memory stores, one packet at a time.
+
+use std::time::Duration;
+
+use bits_core::{
+    After, BodyError, CloseDecision, Commit, ContentRange, Directory, Ending, Form, Found, FragmentDecision,
+    FragmentHead, NewSession, Packet, Precondition, Principal, PublishIntent, Refusal, Session, SessionId,
+    SessionStore, State, StorageKey, StoreErrorKind, Transition, Upload, UploadStore, VirtualPath, Written,
+    conformance::{MemorySessions, MemoryUploads},
+};
+use futures_util::{FutureExt, stream};
+
+/// Time without progress after which sessions expire.
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(3600);
+
+const CAREFUL: Precondition =
+    Precondition { overwrite: false, create_folders: true, file_mode: 0o640, folder_mode: 0o2750 };
+
+/// What a client hears.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Answer {
+    /// Success, for a Fragment with the next wanted offset.
+    Ack(Option<u64>),
+    Refused(Refusal),
+    /// The connection broke before an answer.
+    Silence,
+}
+
+pub(crate) struct Server {
+    pub(crate) sessions: MemorySessions,
+    pub(crate) uploads: MemoryUploads,
+    pub(crate) directory: Directory,
+}
+
+/// The memory stores never wait.
+pub(crate) fn ready<T>(future: impl Future<Output = T>) -> T {
+    future.now_or_never().expect("the memory stores never wait")
+}
+
+impl Server {
+    pub(crate) fn create(&self, id: SessionId) -> Session {
+        let key = StorageKey::parse("in/file").unwrap();
+        let new = NewSession {
+            id,
+            principal: Principal::ANONYMOUS,
+            address: String::new(),
+            directory: self.directory.url_path.clone(),
+            destination: VirtualPath::from_decoded("/upload/file").unwrap(),
+            storage: "default".to_owned(),
+            folder: StorageKey::parse("in").unwrap(),
+            key,
+            timeout: TIMEOUT,
+            limit: None,
+        };
+        ready(self.sessions.create(&new)).unwrap()
+    }
+
+    pub(crate) fn found(&self, id: SessionId) -> Option<Found> {
+        ready(self.sessions.load(id)).unwrap()
+    }
+
+    pub(crate) fn live(&self, id: SessionId) -> Option<Session> {
+        match self.found(id) {
+            Some(Found::Live(session)) => Some(session),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn upload(&self, session: &Session) -> Upload {
+        let pieces =
+            self.uploads.pieces_from(session).map(|from| ready(self.sessions.pieces(session.id, from)).unwrap());
+        Upload::of(session, pieces.unwrap_or_default())
+    }
+
+    /// Sends the session back where bytes are missing or of a time before a power loss.
+    pub(crate) fn trust(&self, session: Session) -> Session {
+        let available = ready(self.uploads.available(&self.upload(&session))).unwrap();
+        match session.doubt(self.uploads.incarnation(), available) {
+            Some(to) => self.trust(self.regress(&session, to)),
+            None => session,
+        }
+    }
+
+    pub(crate) fn regress(&self, session: &Session, to: u64) -> Session {
+        self.change(session, &Transition::Regress { to })
+    }
+
+    /// Answers a Fragment whose body is `body`, of which only `came` bytes beyond the held ones
+    /// come before the connection breaks.
+    pub(crate) fn fragment(&self, id: SessionId, range: ContentRange, body: &[u8], came: Option<usize>) -> Answer {
+        let packet = Packet::Fragment(FragmentHead { session: id, range });
+        let session = match self.found(id) {
+            Some(Found::Live(session)) => self.trust(session),
+            Some(Found::Ended(tombstone)) => return answer_of(tombstone.answer(&packet)),
+            None => return Answer::Refused(Refusal::SessionNotFound),
+        };
+        match session.on_fragment(range, &self.directory) {
+            FragmentDecision::Refuse(refusal) => {
+                self.name(&session);
+                Answer::Refused(refusal)
+            }
+            FragmentDecision::Held { next } => {
+                self.begin(session, range.total());
+                Answer::Ack(Some(next))
+            }
+            FragmentDecision::Publish => self.publish_for(self.begin(session, range.total())),
+            FragmentDecision::Published { total } => Answer::Ack(Some(total)),
+            FragmentDecision::Write { skip, length } => {
+                assert_eq!(skip + length, range.length(), "a fragment is skipped, then written to its end");
+                self.take(self.begin(session, range.total()), &body[skip as usize..], came)
+            }
+        }
+    }
+
+    pub(crate) fn close(&self, id: SessionId, form: Form) -> Answer {
+        let session = match self.found(id) {
+            Some(Found::Live(session)) => self.trust(session),
+            Some(Found::Ended(tombstone)) => return answer_of(tombstone.answer(&Packet::CloseSession(id))),
+            None => return Answer::Refused(Refusal::SessionNotFound),
+        };
+        let published = match session.on_close(form) {
+            CloseDecision::Discard | CloseDecision::End => Ok(session),
+            CloseDecision::Publish => self.publish(session),
+            CloseDecision::PublishEmpty => self.publish(self.begin(session, 0)),
+        };
+        match published {
+            Ok(session) => self.end(&session, Ending::Closed),
+            Err(refusal) => Answer::Refused(refusal),
+        }
+    }
+
+    pub(crate) fn cancel(&self, id: SessionId) -> Answer {
+        match self.found(id) {
+            Some(Found::Live(session)) => self.end(&self.settle(session), Ending::Cancelled),
+            Some(Found::Ended(tombstone)) => answer_of(tombstone.answer(&Packet::CancelSession(id))),
+            None => Answer::Refused(Refusal::SessionNotFound),
+        }
+    }
+
+    /// Finishes what is being published, ends what has expired, forgets what is long over.
+    pub(crate) fn sweep(&self) {
+        for session in ready(self.sessions.unpublished(100)).unwrap() {
+            self.settle(session);
+        }
+        for session in ready(self.sessions.expired(100)).unwrap() {
+            self.end(&session, Ending::Expired);
+        }
+        ready(self.sessions.purge(100)).unwrap();
+    }
+
+    /// Writes what comes of `body`, commits it, and publishes if it was the last.
+    fn take(&self, session: Session, body: &[u8], came: Option<usize>) -> Answer {
+        let came = came.filter(|came| *came < body.len());
+        let chunks = body[..came.unwrap_or(body.len())].chunks(3).map(|chunk| Ok(chunk.to_vec().into()));
+        let broken = came.map(|_| Err(BodyError::Disconnected));
+        let written = self.write(&self.upload(&session), chunks.chain(broken));
+        let session =
+            if written.reached > session.received { self.change(&session, &self.advance(&written)) } else { session };
+        match written.stopped {
+            Some(bits_core::Stopped::Body(_)) => Answer::Silence,
+            Some(bits_core::Stopped::Store(error)) => Answer::Refused(self.failed(&session, error.kind)),
+            None if session.is_received() && self.publishes_at_once() => self.publish_for(session),
+            None => Answer::Ack(Some(session.received)),
+        }
+    }
+
+    pub(crate) fn write(
+        &self,
+        upload: &Upload,
+        body: impl Iterator<Item = Result<bytes::Bytes, BodyError>> + Send,
+    ) -> Written {
+        let body: Vec<_> = body.collect();
+        ready(self.uploads.write(upload, &mut stream::iter(body)))
+    }
+
+    pub(crate) fn advance(&self, written: &Written) -> Transition {
+        Transition::Advance {
+            to: written.reached,
+            synced: written.synced,
+            incarnation: self.uploads.incarnation().to_owned(),
+            pieces: written.pieces.clone(),
+            handle: written.handle.clone(),
+            durable: false,
+        }
+    }
+
+    fn publishes_at_once(&self) -> bool {
+        self.directory.publish == bits_core::PublishAt::LastFragment
+    }
+
+    fn publish_for(&self, session: Session) -> Answer {
+        match self.publish(session) {
+            Ok(session) => Answer::Ack(session.total),
+            Err(refusal) => Answer::Refused(refusal),
+        }
+    }
+
+    /// Makes durable, claims, and puts at its destination.
+    fn publish(&self, session: Session) -> Result<Session, Refusal> {
+        if let Some(intent) = &session.intent {
+            return self.carry_out(&session, intent);
+        }
+        let upload = self.upload(&session);
+        let prepared = ready(self.uploads.sync(&upload)).and_then(|()| ready(self.uploads.prepare(&upload, CAREFUL)));
+        let intent = prepared.map_err(|error| self.failed(&session, error.kind))?;
+        match ready(self.sessions.commit(&session, &Transition::Intend(intent.clone()))).unwrap() {
+            Commit::Live(session) => self.carry_out(&session, &intent),
+            Commit::Claimed(holder) => {
+                let holder = self.live(holder).expect("a claim has a live holder");
+                self.publish(holder).map_err(|_| Refusal::Unavailable)?;
+                self.publish(session)
+            }
+            other => panic!("nobody else is here: {other:?}"),
+        }
+    }
+
+    fn carry_out(&self, session: &Session, intent: &PublishIntent) -> Result<Session, Refusal> {
+        match ready(self.uploads.publish(&self.upload(session), CAREFUL, intent)) {
+            Ok(()) => Ok(self.change(session, &Transition::Published)),
+            Err(error) if error.kind == StoreErrorKind::Unavailable => {
+                let until = self.sessions.clock().now() + Duration::from_secs(30);
+                self.change(session, &Transition::Postpone { until });
+                Err(Refusal::Unavailable)
+            }
+            Err(error) => {
+                let session = self.change(session, &Transition::Withdraw);
+                Err(self.failed(&session, error.kind))
+            }
+        }
+    }
+
+    /// The refusal; doubtful bytes send the session back as well.
+    fn failed(&self, session: &Session, kind: StoreErrorKind) -> Refusal {
+        if let StoreErrorKind::Doubtful { good } = kind {
+            self.regress(session, good);
+        }
+        Refusal::from_store(kind, self.directory.conflict_status)
+    }
+
+    /// The session once its publishing, if it is under way, is over.
+    fn settle(&self, session: Session) -> Session {
+        if session.state != State::Publish {
+            return session;
+        }
+        let id = session.id;
+        let _ = self.publish(session);
+        self.live(id).expect("publishing ends no session")
+    }
+
+    fn end(&self, session: &Session, ending: Ending) -> Answer {
+        let end = Transition::End(ending);
+        let Commit::Ended(tombstone) = ready(self.sessions.commit(session, &end)).unwrap() else {
+            panic!("nobody else is here");
+        };
+        if tombstone.unclean {
+            let pieces = ready(self.sessions.pieces(session.id, 0)).unwrap();
+            ready(self.uploads.discard(&Upload::of_ended(&tombstone, pieces))).unwrap();
+            ready(self.sessions.cleaned(session.id)).unwrap();
+        }
+        Answer::Ack(None)
+    }
+
+    fn name(&self, session: &Session) {
+        if session.state == State::ReceiveFragments && !session.fragment_seen {
+            self.change(session, &Transition::Name);
+        }
+    }
+
+    fn begin(&self, session: Session, total: u64) -> Session {
+        if session.total.is_some() { session } else { self.change(&session, &Transition::Begin { total }) }
+    }
+
+    /// Commits, holds the store to `apply`, and deletes what the change left over.
+    fn change(&self, from: &Session, transition: &Transition) -> Session {
+        let expected = from.apply(transition, self.sessions.clock().now());
+        let Commit::Live(session) = ready(self.sessions.commit(from, transition)).unwrap() else {
+            panic!("{transition:?} from {from:?} was not committed");
+        };
+        assert_eq!(expected, Ok(After::Live(session.clone())));
+        let replaced = ready(self.sessions.replaced_pieces(session.id)).unwrap();
+        ready(self.uploads.discard_pieces(&self.upload(&session), &replaced)).unwrap();
+        ready(self.sessions.forget_pieces(session.id, &replaced)).unwrap();
+        session
+    }
+}
+
+fn answer_of(remembered: Option<Option<u64>>) -> Answer {
+    remembered.map_or(Answer::Refused(Refusal::SessionNotFound), Answer::Ack)
+}
