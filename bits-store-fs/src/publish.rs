@@ -64,12 +64,13 @@ pub(crate) fn inspect(root: &Root, key: &StorageKey) -> Result<Destination, Stor
     })
 }
 
-/// Refuses a destination that no rename reaches from where the upload is staged.
+/// Refuses a destination that no rename reaches from where the upload is staged. Whatever else is
+/// wrong with it shows when it is inspected.
 pub(crate) fn check_device(root: &Root, place: &Place, key: &StorageKey) -> Result<(), StoreError> {
-    let wrong = |errno| failed(format!("cannot look at {}", root.show(key.as_str())), errno);
     let device = |folder| fstat(root.nearest_folder(folder)?).map(|stat| stat.st_dev);
-    if device(&place.folder).map_err(wrong)? == device(split(key.as_str()).0).map_err(wrong)? {
-        return Ok(());
+    match (device(&place.folder), device(split(key.as_str()).0)) {
+        (Ok(staging), Ok(destination)) if staging != destination => {}
+        _ => return Ok(()),
     }
     let context = format!(
         "{} lies on another device than {}; unmount it, or give it a directory of its own",

@@ -47,7 +47,8 @@ pub struct Options {
     /// Permissions of folders that are made before anything is published: the root (without
     /// set-id bits) and what lies above `BITS-Sessions`. Default: `0o2750`.
     pub folder_mode: u32,
-    /// How many files of uploads under way stay open between their fragments. Default: 256.
+    /// How many files of uploads under way stay open between their fragments. Closing one early
+    /// costs a sync. Default: a quarter of what the process may open, from 64 to 16,384.
     pub open_files: usize,
     /// What [`UploadStore::incarnation`] says; by default the machine's boot.
     pub incarnation: Option<String>,
@@ -55,7 +56,13 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { sync: SyncAt::default(), reserve_free: 1 << 30, folder_mode: 0o2750, open_files: 256, incarnation: None }
+        Self {
+            sync: SyncAt::default(),
+            reserve_free: 1 << 30,
+            folder_mode: 0o2750,
+            open_files: (sys::open_file_limit() / 4).clamp(64, 16_384),
+            incarnation: None,
+        }
     }
 }
 

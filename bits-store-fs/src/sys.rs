@@ -134,6 +134,13 @@ pub(crate) fn link_and_unlink(from: BorrowedFd<'_>, old: &str, to: BorrowedFd<'_
     unlinkat(from, old, AtFlags::empty())
 }
 
+/// How many files this process may have open.
+pub(crate) fn open_file_limit() -> usize {
+    use rustix::process::{Resource, getrlimit};
+
+    getrlimit(Resource::Nofile).current.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX))
+}
+
 /// Names the machine's boot. Where that cannot be found out, names this process, so that every
 /// restart counts as a loss of power.
 pub(crate) fn incarnation() -> String {

@@ -1,5 +1,6 @@
 //! A process that dies between the steps of publishing: the next one carries the intent out.
 //! The first steps are done by hand, then the store is called.
+#![allow(clippy::unwrap_used, reason = "these are tests")]
 
 mod common;
 

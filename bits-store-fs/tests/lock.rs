@@ -1,4 +1,5 @@
 //! The lock on a data folder.
+#![allow(clippy::unwrap_used, reason = "these are tests")]
 
 use std::{fs, os::unix::fs::symlink, time::Duration};
 

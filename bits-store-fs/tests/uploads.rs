@@ -1,4 +1,5 @@
 //! Uploads from first byte to destination: what is kept, what is refused, what is left.
+#![allow(clippy::unwrap_used, reason = "these are tests")]
 
 mod common;
 

@@ -61,7 +61,10 @@ impl Place {
     }
 
     pub(crate) fn with(options: Options) -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        Self::below(tempfile::tempdir().unwrap(), options)
+    }
+
+    pub(crate) fn below(folder: tempfile::TempDir, options: Options) -> Self {
         let store = LocalStore::open(&folder.path().join("files"), options).unwrap();
         Self { folder, store }
     }
