@@ -11,7 +11,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-use bits_core::{Ending, SessionStore, SessionStoreError, Transition};
+use bits_core::{Commit, Ending, SessionStore, SessionStoreError, Transition};
 use common::{advance, begun, live, load_live, new_session, open};
 
 /// A small file system of its own, for as long as it is kept.
@@ -81,5 +81,37 @@ async fn a_full_disk_is_told_and_survived() {
         assert_eq!(load_live(&store, session.id).await, *session);
     }
     assert_eq!(store.census().await.unwrap().live, created.len() as u64 + 2);
+    store.close().await;
+}
+
+/// What needs no more room than the log and the database have goes on without end.
+#[tokio::test]
+async fn changes_go_on_in_the_space_there_is() {
+    let Some(disk) = SmallDisk::mount("4m") else {
+        eprintln!("skipped: mounting a small file system is not permitted here");
+        return;
+    };
+    let path = disk.path().join("state.db");
+    let store = open(&path).await;
+    let mut sessions = Vec::new();
+    for _ in 0..20 {
+        sessions.push(begun(&store, &new_session()).await);
+    }
+    store.close().await;
+
+    let store = open(&path).await;
+    for session in &mut sessions {
+        *session = live(store.commit(session, &advance(1, &[], false)).await);
+    }
+    fs::write(disk.path().join("ballast"), vec![0; 4 << 20]).expect_err("the disk is full");
+    for to in 2..50 {
+        for session in &mut sessions {
+            *session = live(store.commit(session, &advance(to, &[], false)).await);
+        }
+    }
+    for session in &sessions {
+        let ended = store.commit(session, &Transition::End(Ending::Cancelled)).await.unwrap();
+        assert!(matches!(ended, Commit::Ended(_)), "{ended:?}");
+    }
     store.close().await;
 }
