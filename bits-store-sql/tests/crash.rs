@@ -2,6 +2,7 @@
 //!
 //! The store runs in a child: this same test binary, called for the one test `child`.
 #![cfg(all(feature = "sqlite", target_os = "linux"))]
+#![allow(clippy::unwrap_used, reason = "a failure here is a failed test")]
 
 mod common;
 

@@ -2,6 +2,7 @@
 //!
 //! Needs the right to mount a small file system; says so where it has not.
 #![cfg(all(feature = "sqlite", target_os = "linux"))]
+#![allow(clippy::unwrap_used, reason = "a failure here is a failed test")]
 
 mod common;
 

@@ -1,5 +1,6 @@
 //! Many callers at once: one winner for each change, and grouped commits.
 #![cfg(feature = "sqlite")]
+#![allow(clippy::unwrap_used, reason = "a failure here is a failed test")]
 
 mod common;
 
