@@ -1,5 +1,6 @@
 //! The SQLite store passes the suite of all session stores.
 #![cfg(feature = "sqlite")]
+#![allow(clippy::unwrap_used, reason = "a failure here is a failed test")]
 
 use bits_core::conformance::SessionProbe;
 use bits_store_sql::{Options, SqliteSessions};

@@ -48,7 +48,7 @@ async fn gather(connection: &mut SqliteConnection, written: &mut watch::Receiver
 
 async fn move_log(connection: &mut SqliteConnection) -> Result<(), sqlx::Error> {
     let log = run(Mode::Passive, connection).await?;
-    if log.frames >= TOO_MANY && log.moved < log.frames {
+    if log.frames >= TOO_MANY && !log.is_moved() {
         run(Mode::Restart, connection).await?;
     }
     Ok(())
@@ -75,6 +75,13 @@ pub(super) struct Log {
     frames: i64,
     /// Frames that are in the database file.
     moved: i64,
+}
+
+impl Log {
+    /// Whether there is something in the log, and nothing of it in the log alone.
+    pub(super) fn is_moved(&self) -> bool {
+        !self.busy && self.frames > 0 && self.moved == self.frames
+    }
 }
 
 pub(super) async fn run(mode: Mode, connection: &mut SqliteConnection) -> Result<Log, sqlx::Error> {

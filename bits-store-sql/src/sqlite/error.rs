@@ -26,6 +26,10 @@ impl Shared {
         Self(Arc::new(error))
     }
 
+    pub(super) fn is_full(&self) -> bool {
+        kind(&self.0) == Kind::Full
+    }
+
     /// The failure as the store's caller sees it.
     pub(super) fn to_store_error(&self) -> SessionStoreError {
         let source = Box::new(self.clone());

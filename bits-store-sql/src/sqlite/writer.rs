@@ -160,7 +160,14 @@ impl Task {
 
     /// Commits all jobs at once; where one of them fails by itself, each by itself.
     async fn commit(&mut self, mut batch: Vec<Box<dyn Job>>) {
-        match self.transact(&mut batch).await {
+        let mut result = self.transact(&mut batch).await;
+        if let Err(Failure::Transaction(error)) = &result
+            && error.is_full()
+            && self.make_room().await
+        {
+            result = self.transact(&mut batch).await;
+        }
+        match result {
             Ok(()) => batch.into_iter().for_each(|job| job.answer(Ok(()))),
             Err(Failure::Transaction(error)) => {
                 tracing::warn!(%error, operations = batch.len(), "a transaction of the session database failed");
@@ -222,6 +229,12 @@ impl Task {
             self.durable = Some(durable);
         }
         Ok(connection)
+    }
+
+    /// Lets the log start over in the space that it has; whether it does.
+    async fn make_room(&mut self) -> bool {
+        let Ok(connection) = self.prepare(true).await else { return false };
+        checkpoint::run(checkpoint::Mode::Restart, connection).await.is_ok_and(|log| log.is_moved())
     }
 
     /// Leaves no transaction open, on pain of the connection.

@@ -1,0 +1,209 @@
+//! What a killed process and a failing disk leave, seen from outside the process.
+//!
+//! The store runs in a child: this same test binary, called for the one test `child`.
+#![cfg(all(feature = "sqlite", target_os = "linux"))]
+#![allow(clippy::unwrap_used, reason = "a failure here is a failed test")]
+
+mod common;
+
+use std::{
+    io::{BufRead, BufReader, Lines},
+    path::{Path, PathBuf},
+    process::{Child, ChildStdout, Command, Stdio},
+    sync::Arc,
+};
+
+use bits_core::{Commit, Session, SessionId, SessionStore, Transition};
+use bits_store_sql::SqliteSessions;
+use common::{advance, begun, load_live, new_session, open};
+use uuid::Uuid;
+
+const DATABASE: &str = "BITS_TEST_DATABASE";
+const TASK: &str = "BITS_TEST_TASK";
+
+#[test]
+#[ignore = "the child process of the other tests"]
+fn child() {
+    let path = PathBuf::from(std::env::var_os(DATABASE).expect("only the other tests call this one"));
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    runtime.block_on(async {
+        let store = open(&path).await;
+        match std::env::var(TASK).unwrap().as_str() {
+            "many" => advance_many(store).await,
+            "steps" => step_by_step(&store).await,
+            other => panic!("unknown task {other}"),
+        }
+    });
+}
+
+/// Tells of every commit after it is acknowledged, until the process is killed.
+async fn advance_many(store: SqliteSessions) {
+    let store = Arc::new(store);
+    let tasks: Vec<_> = (0..20).map(|_| tokio::spawn(advance_one(store.clone()))).collect();
+    for task in tasks {
+        task.await.unwrap();
+    }
+}
+
+async fn advance_one(store: Arc<SqliteSessions>) {
+    let mut session = begun(&store, &new_session()).await;
+    for to in 1.. {
+        let Commit::Live(next) = store.commit(&session, &advance(to, &[], to % 10 == 0)).await.unwrap() else {
+            panic!("somebody else moved the session");
+        };
+        session = next;
+        println!("at {} {}", session.id.uuid(), session.received);
+    }
+}
+
+/// Says before each commit what it is, and after it whether it succeeded.
+async fn step_by_step(store: &SqliteSessions) {
+    let session = store.create(&new_session()).await.unwrap();
+    println!("created {}", session.id.uuid());
+    let session = tell("unsynced", store, &session, &Transition::Begin { total: 1000 }).await;
+    let session = tell("unsynced", store, &session, &advance(1, &[], false)).await;
+    let session = tell("unsynced", store, &session, &advance(2, &[], false)).await;
+    let session = tell("durable", store, &session, &advance(3, &[], true)).await;
+    let session = tell("unsynced", store, &session, &advance(4, &[], false)).await;
+    let session = tell("durable", store, &session, &Transition::Regress { to: 1 }).await;
+    let session = tell("durable", store, &session, &advance(2, &[], true)).await;
+    tell("unsynced", store, &session, &advance(3, &[], false)).await;
+    println!("end");
+}
+
+async fn tell(what: &str, store: &SqliteSessions, from: &Session, transition: &Transition) -> Session {
+    println!("begin {what}");
+    let result = store.commit(from, transition).await;
+    println!("{} {what}", if result.is_ok() { "done" } else { "failed" });
+    match result {
+        Ok(Commit::Live(session)) => session,
+        Ok(other) => panic!("not committed: {other:?}"),
+        // What was not committed is tried again.
+        Err(_) => Box::pin(tell(what, store, from, transition)).await,
+    }
+}
+
+fn child_command(tracer: &[&str], path: &Path, task: &str) -> Command {
+    let itself = std::env::current_exe().unwrap();
+    let mut command = match tracer.split_first() {
+        Some((program, arguments)) => {
+            let mut command = Command::new(program);
+            command.args(arguments).arg(itself);
+            command
+        }
+        None => Command::new(itself),
+    };
+    command.args(["--exact", "child", "--ignored", "--nocapture"]).env(DATABASE, path).env(TASK, task);
+    command.stdout(Stdio::piped());
+    command
+}
+
+fn spawn(mut command: Command) -> (Child, Lines<BufReader<ChildStdout>>) {
+    let mut child = command.spawn().unwrap();
+    let output = child.stdout.take().unwrap();
+    (child, BufReader::new(output).lines())
+}
+
+/// Killed ten times in the middle of its commits: all that it told of is there.
+#[tokio::test]
+async fn what_was_acknowledged_survives_a_kill() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("state.db");
+    for round in 0..10 {
+        let (mut child, lines) = spawn(child_command(&[], &path, "many"));
+        let mut acknowledged = std::collections::HashMap::new();
+        let mut count = 0;
+        for line in lines {
+            // The last line may have been cut.
+            let Some((id, received)) = acknowledgement(&line.unwrap()) else { continue };
+            acknowledged.insert(id, received);
+            count += 1;
+            if count == 300 + 100 * round {
+                child.kill().unwrap();
+            }
+        }
+        child.wait().unwrap();
+        assert!(count >= 300 && acknowledged.len() == 20, "{count} commits of {} sessions", acknowledged.len());
+        let store = open(&path).await;
+        for (id, received) in acknowledged {
+            let session = load_live(&store, id).await;
+            // The one commit that was not told of may be there too.
+            assert!((received..=received + 1).contains(&session.received), "{received} of {session:?}");
+        }
+        store.close().await;
+    }
+}
+
+fn acknowledgement(line: &str) -> Option<(SessionId, u64)> {
+    let (id, received) = line.strip_prefix("at ")?.split_once(' ')?;
+    Some((SessionId::new(Uuid::parse_str(id).ok()?), received.parse().ok()?))
+}
+
+/// The trace of the child's writes and syncs, one call a line.
+fn trace(path: &Path, task: &str, fault: Option<&str>) -> Vec<String> {
+    let log = path.with_extension("trace");
+    let mut tracer = vec!["strace", "-f", "-y", "-qq", "-s", "200", "-e", "trace=write,fsync,fdatasync", "-o"];
+    tracer.push(log.to_str().unwrap());
+    tracer.extend(fault);
+    let output = child_command(&tracer, path, task).output().expect("strace is installed");
+    assert!(output.status.success(), "{output:?}");
+    std::fs::read_to_string(&log).unwrap().lines().map(str::to_owned).collect()
+}
+
+/// Every sync of the log that ended well between the lines `begin` and `done` of the child.
+fn syncs_of_steps(calls: &[String]) -> Vec<(String, usize)> {
+    let mut steps = Vec::new();
+    let mut syncs = 0;
+    let mut pending = std::collections::HashSet::new();
+    for call in calls {
+        let (thread, call) = call.split_once(' ').unwrap();
+        let is_sync = call.contains("fsync") || call.contains("fdatasync");
+        let on_log = call.contains("state.db-wal>");
+        if is_sync && on_log && call.contains("unfinished") {
+            pending.insert(thread.to_owned());
+        }
+        let ended = call.ends_with("= 0") && is_sync && (on_log || pending.remove(thread));
+        syncs += usize::from(ended);
+        if call.contains("\"begin ") {
+            syncs = 0;
+        } else if let Some((_, what)) = call.split_once("\"done ") {
+            steps.push((what.split(['\\', '"']).next().unwrap().to_owned(), syncs));
+        }
+    }
+    steps
+}
+
+#[test]
+fn durable_commits_sync_the_log_and_others_do_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let calls = trace(&folder.path().join("state.db"), "steps", None);
+    let steps = syncs_of_steps(&calls);
+    assert_eq!(steps.len(), 8, "{calls:#?}");
+    for (what, syncs) in &steps {
+        assert_eq!(*syncs > 0, what == "durable", "{steps:?} in {calls:#?}");
+    }
+    let created = calls.iter().position(|call| call.contains("\"created ")).unwrap();
+    let synced = |name: &str| calls[..created].iter().any(|call| call.contains("sync(") && call.contains(name));
+    assert!(synced("state.db-wal>"), "the log, before the session is told of: {calls:#?}");
+    let folder = folder.path().file_name().unwrap().to_str().unwrap();
+    assert!(synced(&format!("{folder}>")), "the folder, before the session is told of: {calls:#?}");
+}
+
+/// After a sync that failed, pages may be gone that the system takes for written. The log is not
+/// built upon any more: its contents go into the database file, synced, before the next commit.
+#[tokio::test]
+async fn after_a_failed_sync_the_log_is_written_anew() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("state.db");
+    SqliteSessions::migrate(&path).await.unwrap();
+    // The writer's thread syncs the new log, its folder and the creation; the fourth time is the
+    // first durable step.
+    let calls = trace(&path, "steps", Some("--inject=fsync,fdatasync:error=EIO:when=4"));
+    let position = |what: &str| calls.iter().position(|call| call.contains(what)).expect("both are told of");
+    let failed = position("\"failed durable");
+    assert!(calls[..failed].iter().any(|call| call.contains("state.db-wal>") && call.contains("EIO")), "{calls:#?}");
+    let done = position("\"done durable");
+    let rewritten = |call: &String| call.contains("sync(") && call.contains("state.db>") && call.ends_with("= 0");
+    assert!(calls[failed..done].iter().any(rewritten), "{calls:#?}");
+    assert_eq!(syncs_of_steps(&calls).len(), 8, "every step was done in the end: {calls:#?}");
+}

@@ -1,0 +1,50 @@
+//! Many callers at once: one winner for each change, and grouped commits.
+#![cfg(feature = "sqlite")]
+#![allow(clippy::unwrap_used, reason = "a failure here is a failed test")]
+
+mod common;
+
+use std::{collections::HashMap, sync::Arc};
+
+use bits_core::{Commit, Piece, SessionStore};
+use common::{advance, begun, load_live, new_session, open};
+
+/// 64 tasks hold the same rows and all want to move every session: one wins each, and what the
+/// row says is what the winner was told.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_of_64_moves_each_of_1000_sessions() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Arc::new(open(&folder.path().join("state.db")).await);
+    let created = (0..1000).map(|_| async { begun(&store, &new_session()).await });
+    let sessions = Arc::new(futures_util::future::join_all(created).await);
+    let tasks: Vec<_> = (0..64)
+        .map(|task: usize| {
+            let (store, sessions) = (store.clone(), sessions.clone());
+            tokio::spawn(async move {
+                let mut won = Vec::new();
+                for number in 0..sessions.len() {
+                    let from = &sessions[(number + task * 16) % sessions.len()];
+                    let to = task as u64 + 1;
+                    let piece = Piece { start: 0, len: to, id: format!("{task}") };
+                    match store.commit(from, &advance(to, &[piece], false)).await.unwrap() {
+                        Commit::Live(session) => won.push(session),
+                        other => assert_eq!(other, Commit::Moved),
+                    }
+                }
+                won
+            })
+        })
+        .collect();
+    let mut winners = HashMap::new();
+    for task in tasks {
+        for session in task.await.unwrap() {
+            assert!(winners.insert(session.id, session.clone()).is_none(), "two moved {}", session.id);
+        }
+    }
+    assert_eq!(winners.len(), sessions.len());
+    for (id, session) in winners {
+        let pieces = store.pieces(id, 0).await.unwrap();
+        assert_eq!(pieces.iter().map(Piece::end).collect::<Vec<_>>(), [session.received]);
+        assert_eq!(load_live(&store, id).await, session);
+    }
+}
