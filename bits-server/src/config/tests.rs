@@ -1,3 +1,5 @@
+//! The configuration, from listing to resolved type.
+
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;

@@ -49,7 +49,7 @@ impl Check {
             Check::Format => shell::run(&mut cargo(["fmt", "--all", "--check"])),
             Check::Tidy => tidy::check(&shell::root()),
             Check::Boundaries => boundaries::check(),
-            Check::Unused => tools::run(&tools::MACHETE, &["."]),
+            Check::Unused => tools::run(&tools::MACHETE, &["--skip-target-dir", "."]),
             Check::Deny => tools::run(&tools::DENY, &["--all-features", "check", "bans", "licenses", "sources"]),
             Check::Lints => lints(),
             Check::Docs => docs(),
