@@ -10,6 +10,7 @@ mod packet;
 mod ports;
 mod raw;
 mod server;
+mod transcript;
 
 pub use binary::server_binary;
 pub use check::{
@@ -19,3 +20,4 @@ pub use check::{
 pub use packet::{Form, PROTOCOL, Packet};
 pub use raw::{Raw, Response};
 pub use server::{Server, ServerOptions};
+pub use transcript::play;
