@@ -1,1 +1,23 @@
-//! x
+//! The harness of the end-to-end tests: the real binary, a client that can send any bytes, and
+//! checks of what every answer must have.
+//!
+//! Nothing here knows the server's code: what is tested is what stands on the wire and on disk.
+#![allow(clippy::unwrap_used, reason = "a test ends where something unforeseen happens")]
+
+mod binary;
+mod check;
+mod packet;
+mod ports;
+mod raw;
+mod server;
+mod transcript;
+
+pub use binary::server_binary;
+pub use check::{
+    assert_ack, assert_clean_log, assert_error, assert_invariants, assert_next, assert_ok, assert_staging_empty,
+    list_files, pattern, wait_until,
+};
+pub use packet::{Form, PROTOCOL, Packet};
+pub use raw::{Raw, Response};
+pub use server::{Server, ServerOptions};
+pub use transcript::play;

@@ -1,0 +1,36 @@
+//! Finds the server's binary, building it where nobody says where it is.
+
+use std::{
+    env,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::OnceLock,
+};
+
+/// The binary under test: `BITS_SERVER_BIN`, or one built with the feature `faults`, once per
+/// test process and into the same target folder as the tests.
+pub fn server_binary() -> &'static Path {
+    static BINARY: OnceLock<PathBuf> = OnceLock::new();
+    BINARY.get_or_init(|| env::var_os("BITS_SERVER_BIN").map_or_else(build, PathBuf::from))
+}
+
+/// Cargo's own lock makes other test processes wait for the same build.
+fn build() -> PathBuf {
+    let profile = profile_folder();
+    let target = profile.parent().expect("the profile's folder lies in the target folder");
+    let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.args(["build", "--quiet", "--package", "bits-server", "--features", "faults", "--target-dir"]).arg(target);
+    if profile.ends_with("release") {
+        cargo.arg("--release");
+    }
+    let status = cargo.current_dir(env!("CARGO_MANIFEST_DIR")).status().expect("cargo starts");
+    assert!(status.success(), "`cargo build --package bits-server --features faults` failed");
+    profile.join("bits-server")
+}
+
+/// Test binaries stand in `<target>/<profile>/deps`.
+fn profile_folder() -> PathBuf {
+    let own = env::current_exe().expect("a running program has a path");
+    let folder = own.ancestors().find(|folder| folder.join("deps").is_dir());
+    folder.expect("the tests run from a target folder").to_owned()
+}
