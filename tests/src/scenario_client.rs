@@ -117,8 +117,7 @@ impl Upload {
     /// Asks which byte is wanted next, by a fragment of one byte that is held if any is. The
     /// answer becomes what is acknowledged, be it more or less than before.
     pub fn ask_next(&mut self) -> Sent<u64> {
-        let packet =
-            Packet::fragment(self.form, &self.path, self.session(), 0, &self.content[..1], self.total());
+        let packet = Packet::fragment(self.form, &self.path, self.session(), 0, &self.content[..1], self.total());
         let response = self.ask(&packet)?;
         assert_ok(&response, 200);
         self.acknowledged = response.next_offset().expect("an ack of a fragment has an offset");

@@ -58,7 +58,8 @@ impl Call {
     }
 
     fn is_answer(&self) -> bool {
-        matches!(self.name.as_str(), "sendto" | "sendmsg" | "write" | "writev") && self.arguments.contains("\"HTTP/1.1 ")
+        matches!(self.name.as_str(), "sendto" | "sendmsg" | "write" | "writev")
+            && self.arguments.contains("\"HTTP/1.1 ")
     }
 
     /// Nothing sent can be taken back; nothing else is done before it has ended.
@@ -208,7 +209,8 @@ fn is_rebuilt(path: &Path) -> bool {
 mod tests {
     use super::*;
 
-    const ACK: &str = r#"9 sendto(5<socket:[1]>, "HTTP/1.1 200 OK\r\nBITS-Received-Content-Range: 10\r\n\r\n", 40, 0, NULL, 0) = 40"#;
+    const ACK: &str =
+        r#"9 sendto(5<socket:[1]>, "HTTP/1.1 200 OK\r\nBITS-Received-Content-Range: 10\r\n\r\n", 40, 0, NULL, 0) = 40"#;
 
     fn unsynced(lines: &[&str]) -> Vec<String> {
         let trace = lines.join("\n") + "\n" + ACK + "\n";

@@ -77,7 +77,8 @@ impl ServerOptions {
     }
 
     fn file(&self) -> String {
-        let more = if self.config.contains("[[directories]]") { "" } else { "[[directories]]\nurl_path = \"/upload\"\n" };
+        let more =
+            if self.config.contains("[[directories]]") { "" } else { "[[directories]]\nurl_path = \"/upload\"\n" };
         format!("{}\n{more}", self.config)
     }
 }

@@ -104,7 +104,8 @@ fn the_server_may_die_at_every_point() {
         }
     });
     let passed = passed.into_inner().unwrap();
-    let missed: Vec<_> = points.iter().filter(|point| passed.get(point.as_str()).is_none_or(|deaths| *deaths == 0)).collect();
+    let missed: Vec<_> =
+        points.iter().filter(|point| passed.get(point.as_str()).is_none_or(|deaths| *deaths == 0)).collect();
     assert!(missed.is_empty(), "no scenario passes {missed:?}; add one that does");
 }
 

@@ -3,7 +3,10 @@
 
 use std::{sync::Barrier, thread};
 
-use tests::{Packet, Response, Server, ServerOptions, Upload, assert_error, assert_next, assert_ok, assert_staging_empty, list_files, wait_until};
+use tests::{
+    Packet, Response, Server, ServerOptions, Upload, assert_error, assert_next, assert_ok, assert_staging_empty,
+    list_files, wait_until,
+};
 
 const FRAGMENT: u64 = 64 * 1024;
 const LENGTH: usize = 5 * FRAGMENT as usize / 2;
@@ -27,13 +30,13 @@ fn all_but_last(upload: &mut Upload) {
 /// Sends all at the same moment, and gives the answers in order.
 fn at_once(uploads: &mut [Upload], packet: impl Fn(&Upload) -> Packet + Sync) -> Vec<Response> {
     let barrier = Barrier::new(uploads.len());
+    let send = |upload: &mut Upload| {
+        let packet = packet(upload);
+        upload.connection().unwrap();
+        barrier.wait();
+        upload.ask(&packet).unwrap()
+    };
     thread::scope(|scope| {
-        let send = |upload: &mut Upload| {
-            let packet = packet(upload);
-            upload.connection().unwrap();
-            barrier.wait();
-            upload.ask(&packet).unwrap()
-        };
         let senders: Vec<_> = uploads.iter_mut().map(|upload| scope.spawn(|| send(upload))).collect();
         senders.into_iter().map(|sender| sender.join().unwrap()).collect()
     })
