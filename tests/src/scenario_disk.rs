@@ -42,6 +42,11 @@ impl ImageDisk {
         &self.mount.0
     }
 
+    /// A folder beside it, on another file system.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
     /// What a machine finds when power is lost now. The file system stays mounted.
     pub fn lose_power(&self) -> Self {
         let folder = TempDir::new_in(self.folder.path().parent().unwrap()).unwrap();

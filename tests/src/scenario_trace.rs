@@ -187,7 +187,7 @@ impl Disk<'_> {
 
     /// The entry of `path` in its folder changed.
     fn name(&mut self, path: &Path, at: usize) {
-        if let Some(folder) = path.parent().filter(|_| !is_rebuilt(path)) {
+        if let Some(folder) = path.parent().filter(|_| !is_passing(path)) {
             self.change(folder.to_owned(), at);
         }
     }
@@ -199,10 +199,16 @@ impl Disk<'_> {
     }
 }
 
-/// Whether losing the file loses nothing: SQLite rebuilds its shared memory, and what a
-/// checkpoint writes to the database stays in the log until the database is synced.
+/// Whether losing what the file holds loses nothing. What a checkpoint writes to the database
+/// stays in the log until the database is synced.
 fn is_rebuilt(path: &Path) -> bool {
-    path.file_name().is_some_and(|name| name == "state.db" || name == "state.db-shm")
+    is_passing(path) || path.file_name().is_some_and(|name| name == "state.db")
+}
+
+/// Whether losing the file itself loses nothing: SQLite rebuilds its shared memory, and a lock
+/// ends with its process.
+fn is_passing(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name == "state.db-shm" || name == "lock")
 }
 
 #[cfg(test)]
