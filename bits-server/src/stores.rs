@@ -1,6 +1,6 @@
 //! The one place where a URL becomes a backend. Cargo features choose which there are.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{fs, io, path::Path, sync::Arc, time::Duration};
 
 use bits_core::{SessionStore, UploadStore};
 use bits_store_fs::{DataLock, LocalStore, SyncAt};
@@ -76,8 +76,25 @@ pub async fn migrate(config: &Config) -> Result<(), String> {
 }
 
 fn create_folder(path: &Path) -> Result<(), String> {
-    std::fs::create_dir_all(path)
+    create_durably(path)
         .map_err(|error| format!("data_dir: {} cannot be made: {error}; check its permissions", path.display()))
+}
+
+/// Makes the folder and what is missing above it, so that a power loss takes no name on the way
+/// to what is acknowledged later.
+fn create_durably(path: &Path) -> io::Result<()> {
+    let missing: Vec<&Path> =
+        path.ancestors().take_while(|path| !path.as_os_str().is_empty() && !path.exists()).collect();
+    for folder in missing.into_iter().rev() {
+        match fs::create_dir(folder) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            other => other?,
+        }
+        let parent = folder.parent().filter(|parent| !parent.as_os_str().is_empty());
+        fs::File::open(parent.unwrap_or(Path::new(".")))?.sync_all()?;
+    }
+    // Something else may stand there.
+    fs::create_dir_all(path)
 }
 
 fn describe(key: &str, error: &dyn std::error::Error) -> String {

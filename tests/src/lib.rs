@@ -9,6 +9,9 @@ mod check;
 mod packet;
 mod ports;
 mod raw;
+mod scenario_client;
+mod scenario_disk;
+mod scenario_trace;
 mod server;
 mod transcript;
 
@@ -19,5 +22,8 @@ pub use check::{
 };
 pub use packet::{Form, PROTOCOL, Packet};
 pub use raw::{Raw, Response};
+pub use scenario_client::{Sent, Upload};
+pub use scenario_disk::{ImageDisk, ReadOnlyView, SmallDisk, require_root};
+pub use scenario_trace::{Answer, STRACE, answers};
 pub use server::{Server, ServerOptions};
 pub use transcript::play;
