@@ -13,7 +13,7 @@ const CHECKPOINT_AGE: Duration = Duration::from_secs(5);
 const WINDOW: u64 = 8 << 20;
 
 /// What this process knows of an upload's bytes.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Progress {
     /// Everything before it survives a power loss.
     synced: u64,

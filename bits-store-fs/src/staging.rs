@@ -69,6 +69,11 @@ pub(crate) struct Staged {
 }
 
 impl Staged {
+    /// Whether nothing is known of the upload, so that it need not be remembered.
+    pub(crate) fn is_blank(&self) -> bool {
+        !self.is_open() && !self.entry_synced && self.progress == Progress::default()
+    }
+
     /// Whether the file is open.
     pub(crate) fn is_open(&self) -> bool {
         self.file.is_some()

@@ -334,14 +334,8 @@ impl Turn {
         mut self,
         work: impl FnOnce(&Disk, &mut Staged) -> Result<(), StoreError> + Send + 'static,
     ) -> Result<(), StoreError> {
-        let (shared, session) = (self.shared.clone(), self.session);
-        self.on_thread(move |disk, staged| {
-            work(disk, staged)?;
-            *staged = Staged::default();
-            shared.table.forget(session);
-            Ok(())
-        })
-        .await
+        let work = |disk: &Disk, staged: &mut Staged| work(disk, staged).map(|()| *staged = Staged::default());
+        self.on_thread(work).await
     }
 
     async fn take(&mut self) -> OwnedMutexGuard<Staged> {
@@ -363,6 +357,9 @@ impl Shared {
         let result = work(&self.disk, staged);
         for mut old in self.table.used(session, staged.is_open()) {
             old.close(&self.disk);
+        }
+        if staged.is_blank() {
+            self.table.forget(session);
         }
         result
     }

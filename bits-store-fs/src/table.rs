@@ -65,11 +65,15 @@ impl Table {
         victims
     }
 
-    /// Forgets an upload that is published or discarded.
+    /// Forgets an upload of which nothing is known, as one that is published or discarded. Its one
+    /// user calls this; where another waits for its turn, that one will.
     pub(crate) fn forget(&self, session: SessionId) {
         let mut entries = self.entries();
-        entries.close(session);
-        entries.uploads.remove(&session);
+        let users = entries.uploads.get(&session).map_or(0, |upload| Arc::strong_count(upload) - 1);
+        if users <= 1 {
+            entries.close(session);
+            entries.uploads.remove(&session);
+        }
     }
 
     fn entries(&self) -> MutexGuard<'_, Entries> {
@@ -144,6 +148,17 @@ mod tests {
         drop(busy);
         assert_eq!(table.used(id(3), true).len(), 1);
         assert_eq!(open(&table), [id(3)]);
+    }
+
+    #[test]
+    fn an_upload_that_others_wait_for_is_not_forgotten() {
+        let table = Table::new(1);
+        let (user, waiting) = (table.get(id(1)), table.get(id(1)));
+        table.forget(id(1));
+        assert!(Arc::ptr_eq(&table.get(id(1)), &user), "two would have their turn at once");
+        drop(user);
+        table.forget(id(1));
+        assert!(!Arc::ptr_eq(&table.get(id(1)), &waiting));
     }
 
     #[test]

@@ -8,6 +8,7 @@ mod common;
 
 use std::{
     fs,
+    os::unix::fs::PermissionsExt,
     path::Path,
     process::Command,
     sync::{Mutex, MutexGuard, PoisonError},
@@ -18,6 +19,7 @@ use bits_store_fs::{LocalStore, Options};
 use common::{CAREFUL, is_empty_or_gone, options, pattern, publish, publish_new, put_all, stopped_kind, upload, write};
 
 const MIB: u64 = 1 << 20;
+const FOLDER: &str = "BITS_STORE_FS_TEST_FOLDER";
 
 /// A file system of 8 MiB.
 ///
@@ -155,4 +157,40 @@ async fn a_destination_on_another_device_is_refused_before_the_upload() {
     assert!(error.to_string().contains("another device"), "{error}");
     let _ = write(&store, &mut upload, b"1").await;
     assert_eq!(store.prepare(&upload, CAREFUL).await.unwrap_err().kind, StoreErrorKind::Denied);
+}
+
+/// The same for a folder that the server's user may not write to. Root may, so the child that
+/// looks runs as somebody else.
+#[test]
+fn a_folder_without_rights_is_noticed() {
+    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let folder = tempfile::tempdir().unwrap();
+    let (files, program) = (folder.path().join("files"), folder.path().join("program"));
+    fs::create_dir(&files).unwrap();
+    fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
+    for (path, mode) in [(folder.path(), 0o755), (&program, 0o755), (&files, 0o555)] {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    }
+    let arguments = ["--exact", "child_without_rights", "--ignored", "--nocapture"];
+    let mut child = if rustix::process::geteuid().is_root() {
+        let mut child = Command::new("setpriv");
+        child.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(&program);
+        child
+    } else {
+        Command::new(&program)
+    };
+    let output = child.args(arguments).current_dir("/").env(FOLDER, &files).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && text.contains("1 passed"), "{text}");
+}
+
+#[tokio::test]
+#[ignore = "a child of another test"]
+async fn child_without_rights() {
+    let folder = std::env::var_os(FOLDER).expect("started by its parent test only");
+    let store = LocalStore::open(Path::new(&folder), options()).unwrap();
+    assert_eq!(store.check().await.unwrap_err().kind, StoreErrorKind::Denied);
+    assert_eq!(store.reserve(&upload("in/new", 1)).await.unwrap_err().kind, StoreErrorKind::Denied);
+    let error = LocalStore::open(&Path::new(&folder).join("new"), options()).unwrap_err();
+    assert_eq!(error.kind, StoreErrorKind::Denied);
 }
