@@ -8,9 +8,11 @@ use std::{
 
 use rustix::{
     fd::OwnedFd,
-    fs::{FlockOperation, Mode, OFlags, flock, ftruncate, open},
+    fs::{FlockOperation, OFlags, flock, ftruncate, open},
     io::{Errno, pwrite},
 };
+
+use crate::sys::mode_of;
 
 /// How often a held lock is tried again.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -58,7 +60,7 @@ impl DataLock {
         fs::create_dir_all(data_dir).map_err(wrong)?;
         // Not truncated: it holds the name of whoever has the lock.
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        let file = open(&path, flags, Mode::from_raw_mode(0o600)).map_err(|errno| wrong(errno.into()))?;
+        let file = open(&path, flags, mode_of(0o600)).map_err(|errno| wrong(errno.into()))?;
         let until = Instant::now() + wait;
         loop {
             match flock(&file, FlockOperation::NonBlockingLockExclusive) {

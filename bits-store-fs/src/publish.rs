@@ -4,7 +4,7 @@
 use bits_core::{Destination, Precondition, PublishIntent, StorageKey, StoreError, StoreErrorKind, Upload};
 use rustix::{
     fd::{AsFd, OwnedFd},
-    fs::{AtFlags, FileType, Mode, Stat, fchmod, fstat, fsync, renameat, unlinkat},
+    fs::{AtFlags, Dev, FileType, Stat, fchmod, fstat, renameat, unlinkat},
     io::Errno,
 };
 
@@ -12,14 +12,14 @@ use crate::{
     error::{doubtful, failed},
     root::{FolderMode, Root, file_type, look, split},
     staging::{Disk, Place, Staged, size},
-    sys::rename_noreplace,
+    sys::{mode_of, rename_noreplace, sync_all},
 };
 
 /// What the row keeps between intent and done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Intent {
     /// For people: device numbers may change with a boot.
-    device: u64,
+    device: Dev,
     inode: u64,
     size: u64,
 }
@@ -35,8 +35,12 @@ impl Intent {
 
     fn parse(intent: &PublishIntent) -> Option<Self> {
         let mut parts = intent.0.split(' ');
-        let mut number = |name: &str| parts.next()?.strip_prefix(name)?.strip_prefix('=')?.parse().ok();
-        let read = Self { device: number("device")?, inode: number("inode")?, size: number("size")? };
+        let mut value = |name: &str| parts.next()?.strip_prefix(name);
+        let read = Self {
+            device: value("device=")?.parse().ok()?,
+            inode: value("inode=")?.parse().ok()?,
+            size: value("size=")?.parse().ok()?,
+        };
         parts.next().is_none().then_some(read)
     }
 }
@@ -167,8 +171,8 @@ impl Job<'_> {
     /// Durable before the move, so that no crash leaves a published file with other permissions.
     fn set_mode(&self, staged: &Staged) -> Result<(), StoreError> {
         let file = staged.file()?;
-        fchmod(file, Mode::from_raw_mode(self.precondition.file_mode))
-            .and_then(|()| fsync(file))
+        fchmod(file, mode_of(self.precondition.file_mode))
+            .and_then(|()| sync_all(file))
             .map_err(|errno| self.wrong("cannot set the permissions of", errno))
     }
 
@@ -210,7 +214,7 @@ impl Job<'_> {
         let (above, _) = split(self.key.as_str());
         for folder in [above, &self.place.folder] {
             match self.root.folder(folder) {
-                Ok(folder) => fsync(folder).map_err(|errno| self.wrong("cannot sync the folders of", errno))?,
+                Ok(folder) => sync_all(folder).map_err(|errno| self.wrong("cannot sync the folders of", errno))?,
                 // Removed since: empty `BITS-Sessions`, or the destination by its owner.
                 Err(Errno::NOENT) => {}
                 Err(errno) => return Err(self.wrong("cannot open the folders of", errno)),

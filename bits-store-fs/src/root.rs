@@ -10,11 +10,11 @@ use std::{
 use bits_core::{StoreError, StoreErrorKind};
 use rustix::{
     fd::{AsFd, BorrowedFd, OwnedFd},
-    fs::{AtFlags, FileType, Mode, OFlags, Stat, fchmod, fstat, fsync, mkdirat, open, statat},
+    fs::{AtFlags, FileType, Mode, OFlags, Stat, fchmod, fstat, mkdirat, open, statat},
     io::{Errno, Result},
 };
 
-use crate::sys::{Resolver, open_child};
+use crate::sys::{Resolver, mode_of, open_child, sync_all};
 
 /// How often a folder is made again that somebody removes at the same time.
 const ATTEMPTS: u32 = 1000;
@@ -116,14 +116,14 @@ impl Root {
                 }
                 durable.made
             };
-            fsync(self.folder(split(folder).0)?)?;
+            sync_all(self.folder(split(folder).0)?)?;
             self.note_durable(folder, made);
         }
         Ok(())
     }
 
     fn make_child(&self, parent: &OwnedFd, key: &str, name: &str, mode: FolderMode) -> Result<OwnedFd> {
-        let made = match mkdirat(parent, name, Mode::from_raw_mode(mode.bits() & 0o777)) {
+        let made = match mkdirat(parent, name, mode_of(mode.bits() & 0o777)) {
             Ok(()) => true,
             Err(Errno::EXIST) => false,
             Err(errno) => return Err(errno),
@@ -135,7 +135,7 @@ impl Root {
         // The mode given to mkdir is cut by the umask and has no set-group-id. The folder of
         // uploads under way keeps what it inherits, so that published files have the right group.
         if made && let FolderMode::Published(bits) = mode {
-            fchmod(&folder, Mode::from_raw_mode(bits))?;
+            fchmod(&folder, mode_of(bits))?;
         }
         Ok(folder)
     }
@@ -218,7 +218,7 @@ fn make_durably(path: &Path, mode: u32) -> io::Result<()> {
             other => other?,
         }
         let made = fs::File::open(folder)?;
-        fchmod(&made, Mode::from_raw_mode(mode & 0o777))?;
+        fchmod(&made, mode_of(mode & 0o777))?;
         let parent = folder.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
         fs::File::open(parent)?.sync_all()?;
     }

@@ -5,7 +5,7 @@ use std::time::Instant;
 use bits_core::{SessionId, StorageKey, StoreError, StoreErrorKind, Upload};
 use rustix::{
     fd::OwnedFd,
-    fs::{AtFlags, FileType, Mode, OFlags, Stat, fdatasync, fstat, fsync, openat, unlinkat},
+    fs::{AtFlags, FileType, Mode, OFlags, Stat, fstat, openat, unlinkat},
     io::{Errno, Result as SysResult},
 };
 
@@ -15,7 +15,7 @@ use crate::{
     progress::Progress,
     room::Room,
     root::{FolderMode, Root, file_type, look},
-    sys::start_writeback,
+    sys::{mode_of, start_writeback, sync_all, sync_data},
 };
 
 /// How often opening is tried while others remove the empty folder.
@@ -228,9 +228,9 @@ impl Staged {
     }
 
     fn try_sync(&self, disk: &Disk, place: &Place) -> SysResult<()> {
-        fdatasync(self.file.as_ref().ok_or(Errno::BADF)?)?;
+        sync_data(self.file.as_ref().ok_or(Errno::BADF)?)?;
         if !self.entry_synced {
-            fsync(disk.root.folder(&place.folder)?)?;
+            sync_all(disk.root.folder(&place.folder)?)?;
             disk.root.sync_way_to(&place.folder)?;
         }
         Ok(())
@@ -313,7 +313,7 @@ impl Staged {
             Err(errno) => Err(errno),
             Ok(folder) => match unlinkat(&folder, &place.name, AtFlags::empty()) {
                 // Also when it is gone already: perhaps not durably.
-                Ok(()) | Err(Errno::NOENT) => fsync(folder),
+                Ok(()) | Err(Errno::NOENT) => sync_all(folder),
                 Err(errno) => Err(errno),
             },
         };
@@ -354,7 +354,7 @@ fn open_file(disk: &Disk, place: &Place) -> SysResult<OwnedFd> {
 fn make_file(disk: &Disk, place: &Place) -> SysResult<OwnedFd> {
     for _ in 0..ATTEMPTS {
         let folder = disk.root.make_folder(&place.folder, FolderMode::Staging(disk.folder_mode))?;
-        match openat(folder, &place.name, FLAGS | OFlags::CREATE | OFlags::EXCL, Mode::from_raw_mode(0o600)) {
+        match openat(folder, &place.name, FLAGS | OFlags::CREATE | OFlags::EXCL, mode_of(0o600)) {
             // The folder was removed because it was empty.
             Err(Errno::NOENT) => {}
             other => return other,

@@ -2,11 +2,17 @@
 
 use rustix::{
     fd::{AsFd, BorrowedFd, OwnedFd},
-    fs::{AtFlags, FileType, Mode, OFlags, linkat, openat, statat, unlinkat},
+    fs::{AtFlags, FileType, Mode, OFlags, RawMode, linkat, openat, statat, unlinkat},
     io::{Errno, Result},
 };
 
 const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC).union(OFlags::NONBLOCK);
+
+/// Permissions as the system wants them.
+pub(crate) fn mode_of(bits: u32) -> Mode {
+    // Their type is narrower than 32 bits on some systems; permissions have 12.
+    Mode::from_raw_mode((bits & 0o7777) as RawMode)
+}
 
 /// How a folder is found beneath a root.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,6 +104,23 @@ pub(crate) fn preallocate(file: impl AsFd, size: u64) -> Result<bool> {
         let _ = (file, size);
         Ok(false)
     }
+}
+
+/// Puts a file's bytes, and its length, on stable storage.
+pub(crate) fn sync_data(file: impl AsFd) -> Result<()> {
+    #[cfg(target_vendor = "apple")]
+    return rustix::fs::fcntl_fullfsync(file);
+    #[cfg(not(target_vendor = "apple"))]
+    rustix::fs::fdatasync(file)
+}
+
+/// Puts a file or folder, with all that is known of it, on stable storage.
+pub(crate) fn sync_all(file: impl AsFd) -> Result<()> {
+    // There, fsync leaves the bytes in the cache of the disk.
+    #[cfg(target_vendor = "apple")]
+    return rustix::fs::fcntl_fullfsync(file);
+    #[cfg(not(target_vendor = "apple"))]
+    rustix::fs::fsync(file)
 }
 
 /// Lets the disk start writing `len` bytes from `start` on, without waiting for it.
