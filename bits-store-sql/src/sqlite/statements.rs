@@ -45,7 +45,7 @@ macro_rules! update {
 /// Pieces that lie between two offsets, but not this very one.
 macro_rules! pieces_within {
     () => {
-        "session = ?1 AND stop BETWEEN ?2 AND ?3 AND start >= ?2 AND id <> ?4"
+        "session = ?1 AND stop BETWEEN ?2 AND ?3 AND start >= ?2 AND (stop, start, id) <> (?3, ?2, ?4)"
     };
 }
 
