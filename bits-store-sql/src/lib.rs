@@ -9,7 +9,8 @@
 //! While the server runs, recent commits stand in `state.db-wal`, so that a plain copy of
 //! `state.db` is incomplete. `sqlite3 state.db ".backup copy.db"` or
 //! `sqlite3 state.db "VACUUM INTO 'copy.db'"` copies all that is committed without stopping
-//! anyone. A copy that is put back, with no `-wal` and `-shm` file left beside it, may know less
+//! anyone. The process that has the database open must not open the file in any other way: closing
+//! it again would give up SQLite's locks. A copy that is put back, with no `-wal` and `-shm` file left beside it, may know less
 //! than the disk holds: sessions then go on from the older offset.
 
 #[cfg(feature = "sqlite")]

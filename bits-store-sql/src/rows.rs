@@ -5,8 +5,8 @@
 use std::{fmt, time::Duration};
 
 use bits_core::{
-    Ending, Found, Piece, Principal, PublishIntent, Session, SessionId, SessionStoreError, State, StorageKey,
-    Timestamp, Tombstone, VirtualPath,
+    Ending, Found, NewSession, Piece, Principal, PublishIntent, Session, SessionId, SessionStoreError, State,
+    StorageKey, Timestamp, Tombstone, VirtualPath,
 };
 use uuid::Uuid;
 
@@ -29,7 +29,8 @@ pub(crate) fn found(columns: &impl Columns) -> Result<Found, SessionStoreError> 
 
 pub(crate) fn session(columns: &impl Columns) -> Result<Session, SessionStoreError> {
     let row = Row::new("session", "id", columns)?;
-    Ok(Session {
+    let created_at = row.time("created_at")?;
+    let new = NewSession {
         id: row.id,
         principal: row.principal()?,
         address: row.text("address")?,
@@ -38,6 +39,16 @@ pub(crate) fn session(columns: &impl Columns) -> Result<Session, SessionStoreErr
         storage: row.text("storage")?,
         folder: row.storage_key("folder")?,
         key: row.storage_key("key")?,
+        timeout: Duration::from_millis(row.unsigned("timeout")?),
+        limit: None,
+    };
+    changed(Session::create(&new, created_at), columns)
+}
+
+/// The session with what may have changed since it was created; the row may lack the rest.
+pub(crate) fn changed(session: Session, columns: &impl Columns) -> Result<Session, SessionStoreError> {
+    let row = Row::new("session", "id", columns)?;
+    Ok(Session {
         state: row.state()?,
         epoch: row.unsigned("epoch")?,
         total: row.optional_unsigned("total")?,
@@ -48,9 +59,8 @@ pub(crate) fn session(columns: &impl Columns) -> Result<Session, SessionStoreErr
         handle: row.optional_text("handle")?,
         intent: row.optional_text("intent")?.map(PublishIntent),
         retry_at: row.optional_integer("retry_at")?.map(Timestamp::from_millis),
-        created_at: row.time("created_at")?,
         progressed_at: row.time("progressed_at")?,
-        timeout: Duration::from_millis(row.unsigned("timeout")?),
+        ..session
     })
 }
 

@@ -1,4 +1,4 @@
-//! A full disk: the errors say so, and work goes on once there is room.
+//! A full or read-only disk: the errors say so, and work goes on once there is room.
 //!
 //! Needs the right to mount a small file system; says so where it has not.
 #![cfg(all(feature = "sqlite", target_os = "linux"))]
@@ -13,6 +13,7 @@ use std::{
 };
 
 use bits_core::{Commit, Ending, SessionStore, SessionStoreError, Transition};
+use bits_store_sql::{OpenError, Options, SqliteSessions};
 use common::{advance, begun, live, load_live, new_session, open};
 
 /// A small file system of its own, for as long as it is kept.
@@ -25,6 +26,11 @@ impl SmallDisk {
         mount.args(["-t", "tmpfs", "-o", &format!("size={size}"), "none"]).arg(folder.path());
         let mounted = mount.stderr(Stdio::null()).status().is_ok_and(|status| status.success());
         mounted.then_some(Self(folder))
+    }
+
+    fn remount(&self, how: &str) {
+        let status = Command::new("mount").args(["-o", &format!("remount,{how}")]).arg(self.path()).status();
+        assert!(status.is_ok_and(|status| status.success()), "not mounted {how}");
     }
 
     fn path(&self) -> &Path {
@@ -115,4 +121,23 @@ async fn changes_go_on_in_the_space_there_is() {
         assert!(matches!(ended, Commit::Ended(_)), "{ended:?}");
     }
     store.close().await;
+}
+
+#[tokio::test]
+async fn a_read_only_disk_is_told_by_name() {
+    let Some(disk) = SmallDisk::mount("4m") else {
+        eprintln!("skipped: mounting a small file system is not permitted here");
+        return;
+    };
+    let path = disk.path().join("state.db");
+    disk.remount("ro");
+    let missing = SqliteSessions::open(&path, Options::default()).await.expect_err("it cannot be created");
+    disk.remount("rw");
+    open(&path).await.close().await;
+    disk.remount("ro");
+    let present = SqliteSessions::open(&path, Options::default()).await.expect_err("it cannot be written");
+    for error in [missing, present] {
+        assert!(matches!(error, OpenError::File { .. }), "{error:?}");
+        assert!(error.to_string().contains(path.to_str().unwrap()), "{error}");
+    }
 }

@@ -9,6 +9,7 @@ mod code {
     pub(super) const BUSY: i32 = 5;
     pub(super) const LOCKED: i32 = 6;
     pub(super) const NOMEM: i32 = 7;
+    pub(super) const READONLY: i32 = 8;
     pub(super) const CORRUPT: i32 = 11;
     pub(super) const FULL: i32 = 13;
     pub(super) const CANTOPEN: i32 = 14;
@@ -35,7 +36,7 @@ impl Shared {
         let source = Box::new(self.clone());
         match kind(&self.0) {
             Kind::Full => SessionStoreError::Full(source),
-            Kind::Busy | Kind::Unavailable => SessionStoreError::Unavailable(source),
+            Kind::Busy | Kind::Unavailable | Kind::NotWritable => SessionStoreError::Unavailable(source),
             Kind::NotADatabase | Kind::Corrupt => SessionStoreError::Corrupt(self.to_string()),
             Kind::Other => SessionStoreError::Other(source),
         }
@@ -60,6 +61,8 @@ pub(super) enum Kind {
     Full,
     Busy,
     Unavailable,
+    /// The file cannot be opened, or not for writing.
+    NotWritable,
     NotADatabase,
     Corrupt,
     Other,
@@ -79,7 +82,8 @@ fn kind_of_code(extended: i32) -> Kind {
     match (extended, extended & 0xff) {
         (code::IOERR_SHMSIZE, _) | (_, code::FULL) => Kind::Full,
         (_, code::BUSY | code::LOCKED) => Kind::Busy,
-        (_, code::NOMEM | code::CANTOPEN) => Kind::Unavailable,
+        (_, code::NOMEM) => Kind::Unavailable,
+        (_, code::CANTOPEN | code::READONLY) => Kind::NotWritable,
         (_, code::NOTADB) => Kind::NotADatabase,
         (_, code::CORRUPT) => Kind::Corrupt,
         _ => Kind::Other,

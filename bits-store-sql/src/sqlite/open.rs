@@ -1,8 +1,10 @@
 //! Finds, creates, checks and migrates the database file.
 
 use std::{
+    error::Error,
     fs, io,
     path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
     time::Duration,
 };
 
@@ -24,6 +26,9 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// The log's file is cut to this size when it starts over.
 const LOG_SIZE_LIMIT: &str = "16777216";
 
+/// Held while a file is created.
+static CREATING: Mutex<()> = Mutex::new(());
+
 /// Why a database cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -39,8 +44,8 @@ pub enum OpenError {
     File {
         /// The database file.
         path: PathBuf,
-        /// What the system said.
-        source: io::Error,
+        /// What the system or SQLite said.
+        source: Box<dyn Error + Send + Sync>,
     },
     /// The file is something else.
     #[error("{} is not a session database: move it away, or set state.url to another path", .path.display())]
@@ -104,7 +109,7 @@ impl File {
         // A relative name could read as a URI, and a change of folder would move it.
         match std::path::absolute(path) {
             Ok(path) => Ok(Self { path }),
-            Err(source) => Err(OpenError::File { path: path.to_owned(), source }),
+            Err(source) => Err(OpenError::File { path: path.to_owned(), source: source.into() }),
         }
     }
 
@@ -112,6 +117,7 @@ impl File {
     pub(super) async fn open(&self, migrate: bool) -> Result<SqliteConnection, OpenError> {
         self.find(migrate)?;
         let mut connection = self.connect().await?;
+        self.check_writable(&mut connection).await?;
         let found = self.version(&mut connection).await?;
         let supported = newest_version();
         if found > supported {
@@ -139,26 +145,31 @@ impl File {
             .disable_statement_logging()
     }
 
-    /// Makes sure that the file is there and may be read and written. A new one is for its owner
-    /// alone; SQLite gives the files beside it the same permissions.
+    /// Makes sure that the file is there. A new one is for its owner alone; SQLite gives the
+    /// files beside it the same permissions.
     fn find(&self, create: bool) -> Result<(), OpenError> {
-        let mut options = fs::OpenOptions::new();
-        options.read(true).write(true);
-        match options.open(&self.path) {
-            Ok(_) => Ok(()),
-            Err(error) if error.kind() == io::ErrorKind::NotFound && create => self.create(options),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                Err(OpenError::Missing { path: self.path.clone() })
-            }
-            Err(source) => Err(OpenError::File { path: self.path.clone(), source }),
+        // Closing a file gives up the locks that this process has on it by any other handle. So
+        // one that exists is never opened but by SQLite, and nobody connects to a new one before
+        // it is closed here.
+        let _creating = CREATING.lock().unwrap_or_else(PoisonError::into_inner);
+        match self.path.try_exists() {
+            Ok(true) => Ok(()),
+            Ok(false) if create => self.create().map_err(|error| self.unusable(error)),
+            Ok(false) => Err(OpenError::Missing { path: self.path.clone() }),
+            Err(error) => Err(self.unusable(error)),
         }
     }
 
-    fn create(&self, mut options: fs::OpenOptions) -> Result<(), OpenError> {
+    fn create(&self) -> io::Result<()> {
+        let mut options = fs::OpenOptions::new();
+        options.write(true).create_new(true);
         #[cfg(unix)]
         std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-        let created = options.create(true).truncate(false).open(&self.path).and_then(|_| sync_folder(&self.path));
-        created.map_err(|source| OpenError::File { path: self.path.clone(), source })
+        match options.open(&self.path) {
+            // Another process was faster.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            created => created.and_then(|_| sync_folder(&self.path)),
+        }
     }
 
     async fn connect(&self) -> Result<SqliteConnection, OpenError> {
@@ -173,6 +184,12 @@ impl File {
                 result => return result.map_err(|error| self.error(error)),
             }
         }
+    }
+
+    /// SQLite opens what it may not write without a word.
+    async fn check_writable(&self, connection: &mut SqliteConnection) -> Result<(), OpenError> {
+        let transaction = connection.begin_with(statements::BEGIN).await.map_err(|error| self.error(error))?;
+        transaction.rollback().await.map_err(|error| self.error(error))
     }
 
     /// The schema's version; 0 for an empty database.
@@ -197,11 +214,16 @@ impl File {
         transaction.commit().await.map_err(|error| self.error(error))
     }
 
+    fn unusable(&self, source: impl Into<Box<dyn Error + Send + Sync>>) -> OpenError {
+        OpenError::File { path: self.path.clone(), source: source.into() }
+    }
+
     pub(super) fn error(&self, source: sqlx::Error) -> OpenError {
         let path = self.path.clone();
         match kind(&source) {
             Kind::NotADatabase => OpenError::NotADatabase { path },
             Kind::Corrupt => OpenError::Corrupt { path, source },
+            Kind::NotWritable => self.unusable(source),
             _ => OpenError::Database { path, source },
         }
     }

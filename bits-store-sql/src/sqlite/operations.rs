@@ -69,7 +69,7 @@ impl Operation for Change {
             (Some(row), Transition::End(_)) => self.bury(&row, connection).await.map(Commit::Ended),
             (Some(row), transition) => {
                 self.move_pieces(transition, connection).await?;
-                rows::session(&row).map(Commit::Live)
+                rows::changed(self.from.clone(), &row).map(Commit::Live)
             }
             (None, Transition::Intend(_)) => self.claimed(connection).await,
             (None, _) => Ok(Commit::Moved),

@@ -14,6 +14,14 @@ macro_rules! session_columns {
     };
 }
 
+/// The columns of a session that its changes touch. Reading the others back costs as much as the
+/// change itself.
+macro_rules! changing_columns {
+    () => {
+        "id, state, epoch, total, fragment_seen, received, synced, incarnation, handle, intent, retry_at, progressed_at"
+    };
+}
+
 macro_rules! tombstone_columns {
     () => {
         "id, principal, destination, ending, published, ended_at, keep_until, storage, folder, key, handle, unclean"
@@ -30,14 +38,14 @@ macro_rules! unmoved {
 /// `UPDATE session` by compare-and-swap.
 macro_rules! update {
     ($state:literal, $set:expr $(, $and:expr)?) => {
-        concat!("UPDATE session SET ", $set, " WHERE ", unmoved!($state), $(" AND ", $and,)? " RETURNING ", session_columns!())
+        concat!("UPDATE session SET ", $set, " WHERE ", unmoved!($state), $(" AND ", $and,)? " RETURNING ", changing_columns!())
     };
 }
 
 /// Pieces that lie between two offsets, but not this very one.
 macro_rules! pieces_within {
     () => {
-        "session = ?1 AND stop BETWEEN ?2 AND ?3 AND start >= ?2 AND id <> ?4"
+        "session = ?1 AND stop BETWEEN ?2 AND ?3 AND start >= ?2 AND (stop, start, id) <> (?3, ?2, ?4)"
     };
 }
 

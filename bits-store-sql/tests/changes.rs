@@ -1,4 +1,4 @@
-//! Many callers at once: one winner for each change, and grouped commits.
+//! Changes that race, and changes that repeat themselves.
 #![cfg(feature = "sqlite")]
 #![allow(clippy::unwrap_used, reason = "a failure here is a failed test")]
 
@@ -6,11 +6,11 @@ mod common;
 
 use std::{collections::HashMap, sync::Arc};
 
-use bits_core::{Commit, Piece, SessionStore};
-use common::{advance, begun, load_live, new_session, open};
+use bits_core::{Commit, Piece, SessionStore, Transition};
+use common::{advance, begun, live, load_live, new_session, open};
 
-/// 64 tasks hold the same rows and all want to move every session: one wins each, and what the
-/// row says is what the winner was told.
+/// 64 tasks hold the same rows, and 16 of them want to move each session: one wins, and the row
+/// says what the winner was told.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_of_64_moves_each_of_1000_sessions() {
     let folder = tempfile::tempdir().unwrap();
@@ -22,8 +22,7 @@ async fn one_of_64_moves_each_of_1000_sessions() {
             let (store, sessions) = (store.clone(), sessions.clone());
             tokio::spawn(async move {
                 let mut won = Vec::new();
-                for number in 0..sessions.len() {
-                    let from = &sessions[(number + task * 16) % sessions.len()];
+                for from in sessions.iter().skip(task % 4).step_by(4) {
                     let to = task as u64 + 1;
                     let piece = Piece { start: 0, len: to, id: format!("{task}") };
                     match store.commit(from, &advance(to, &[piece], false)).await.unwrap() {
@@ -47,4 +46,23 @@ async fn one_of_64_moves_each_of_1000_sessions() {
         assert_eq!(pieces.iter().map(Piece::end).collect::<Vec<_>>(), [session.received]);
         assert_eq!(load_live(&store, id).await, session);
     }
+}
+
+/// What is named again is current, so that nobody deletes its bytes.
+#[tokio::test]
+async fn a_piece_that_comes_again_is_not_replaced() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder.path().join("state.db")).await;
+    let piece = |start, len, id: &str| Piece { start, len, id: id.to_owned() };
+    let session = begun(&store, &new_session()).await;
+    let session = live(store.commit(&session, &advance(4, &[piece(0, 4, "a")], false)).await);
+    let session = live(store.commit(&session, &Transition::Regress { to: 0 }).await);
+    assert_eq!(store.replaced_pieces(session.id).await.unwrap(), [piece(0, 4, "a")]);
+    let session = live(store.commit(&session, &advance(4, &[piece(0, 4, "a"), piece(0, 4, "a")], false)).await);
+    assert_eq!(store.pieces(session.id, 0).await.unwrap(), [piece(0, 4, "a")]);
+    assert_eq!(store.replaced_pieces(session.id).await.unwrap(), []);
+    // The same name for other bytes is another piece.
+    let session = live(store.commit(&session, &advance(8, &[piece(0, 8, "a")], false)).await);
+    assert_eq!(store.pieces(session.id, 0).await.unwrap(), [piece(0, 8, "a")]);
+    assert_eq!(store.replaced_pieces(session.id).await.unwrap(), [piece(0, 4, "a")]);
 }
