@@ -1,4 +1,5 @@
 //! The in-memory object store passes the suite, whether its writes are durable at once or not.
+#![allow(clippy::unwrap_used, reason = "a test ends where something is missing")]
 
 use bits_core::{
     StorageKey,

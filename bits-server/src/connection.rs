@@ -143,7 +143,9 @@ async fn serve_busy(
         }
     }
     let parts = connection.into_parts();
-    Ok(Some((parts.io.into_inner().stream, parts.read_buf)))
+    // Even an empty slice keeps all of hyper's buffer.
+    let rest = if parts.read_buf.is_empty() { Bytes::new() } else { parts.read_buf };
+    Ok(Some((parts.io.into_inner().stream, rest)))
 }
 
 /// Waits for the next request's first byte; false when none comes.

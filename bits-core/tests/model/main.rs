@@ -1,6 +1,7 @@
 //! The state machine and the in-memory stores against an ideal server: any order of create,
 //! fragments with any ranges, close, cancel, expiry, regress, lost acks, lost bytes, power losses
 //! and writers with stale rows.
+#![allow(clippy::unwrap_used, reason = "a test ends where something is missing")]
 
 mod ideal;
 mod server;
