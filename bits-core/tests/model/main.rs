@@ -2,6 +2,8 @@
 //! fragments with any ranges, close, cancel, expiry, regress, lost acks, lost bytes, power losses
 //! and writers with stale rows.
 
+#![allow(clippy::unwrap_used, reason = "all of this is a test")]
+
 mod ideal;
 mod server;
 
@@ -374,6 +376,7 @@ impl World {
         (self.ideal.publish_fault, self.ideal.write_fault) = (None, None);
         for who in 0..2 {
             self.finish_one(who);
+            self.check_both();
         }
         self.shaky = [false; 2];
         self.sweep(2 * TIMEOUT.as_secs());
