@@ -358,6 +358,8 @@ impl Session {
     fn check_fragment(&self, range: ContentRange, directory: &Directory) -> Option<Refusal> {
         if self.total.is_some_and(|total| total != range.total()) {
             Some(Refusal::Malformed("the total of Content-Range changed"))
+        } else if self.state != State::ReceiveFragments {
+            None
         } else if range.total() > directory.maximum_upload_size {
             Some(Refusal::TooLarge)
         } else if range.length() > directory.maximum_fragment_size {
@@ -598,6 +600,16 @@ mod tests {
                 check_fragment(&in_state(state), "0-9/11", publish, changed);
             }
         }
+    }
+
+    /// Limits that were lowered since refuse no bytes that are held already.
+    #[test]
+    fn fragments_after_completion_are_not_measured() {
+        let small =
+            Directory { maximum_upload_size: 5, maximum_fragment_size: 5, ..directory(PublishAt::LastFragment) };
+        let all = range("0-9/10");
+        assert_eq!(in_state(State::WaitForClose).on_fragment(all, &small), FragmentDecision::Published { total: 10 });
+        assert_eq!(in_state(State::Publish).on_fragment(all, &small), FragmentDecision::Publish);
     }
 
     /// Section 3.2.5.2.7 and decision 8.

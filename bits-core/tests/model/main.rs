@@ -3,6 +3,8 @@
 //! and writers with stale rows.
 #![allow(clippy::unwrap_used, reason = "a test ends where something is missing")]
 
+#![allow(clippy::unwrap_used, reason = "all of this is a test")]
+
 mod ideal;
 mod server;
 
@@ -11,7 +13,7 @@ use std::time::Duration;
 use bits_core::{
     Commit, ContentRange, Directory, Ending, Form, Found, PublishAt, Refusal, Session, SessionId, SessionStore, State,
     StorageKey, StoreErrorKind, Timestamp, Transition, Upload,
-    conformance::{ManualClock, MemorySessions, MemoryUploads, PublishFault},
+    conformance::{ManualClock, MemorySessions, MemoryUploads, PublishFault, Snapshot},
 };
 use ideal::{Fault, Ideal};
 use proptest::{prelude::*, sample::Index};
@@ -280,6 +282,20 @@ impl World {
         }
     }
 
+    /// The rows go back to what they were; the bytes do not.
+    fn restore(&mut self, backup: Snapshot) {
+        self.server.sessions.restore(backup);
+        (self.epochs, self.acked, self.published) = ([0; 2], [None; 2], [false; 2]);
+        (self.shaky, self.littered) = ([true; 2], true);
+        for who in 0..2 {
+            let session = self.server.live(id(who));
+            let upload = &mut self.ideal.uploads[who];
+            upload.created = session.is_some();
+            upload.held = session.map(|session| file(who, 0, session.received)).unwrap_or_default();
+        }
+        self.adopt();
+    }
+
     /// After a loss that shows itself late, the ideal server takes over what is; that may be less
     /// than it has, never more and never something else.
     fn adopt(&mut self) {
@@ -373,9 +389,12 @@ impl World {
     fn finish(&mut self) {
         self.server.uploads.forget_faults();
         (self.ideal.publish_fault, self.ideal.write_fault) = (None, None);
+        let unfinished = (0..2).any(|who| self.server.live(id(who)).is_some());
         for who in 0..2 {
             self.finish_one(who);
+            self.check_both();
         }
+        assert!(!unfinished || self.server.uploads.read(&destination()).is_some(), "nothing was published");
         self.shaky = [false; 2];
         self.sweep(2 * TIMEOUT.as_secs());
         self.sweep(2 * TIMEOUT.as_secs());
@@ -444,6 +463,21 @@ fn any_fragment() -> impl Strategy<Value = Op> {
         .prop_map(|(start, len, lies, came)| Op::Fragment(Fragment { start, len, lies, came }))
 }
 
+/// What leads to one file, whenever it is interrupted.
+fn honest_op() -> impl Strategy<Value = Op> {
+    let fragment = |start, len| Op::Fragment(Fragment { start, len, lies: false, came: None });
+    prop_oneof![
+        2 => Just(Op::Create),
+        12 => (1..12_u64).prop_map(move |len| fragment(Start::Next, len)),
+        1 => (1..12_u64).prop_map(move |len| fragment(Start::Back(5), len)),
+        1 => Just(Op::Repeat),
+        1 => Just(Op::Restart),
+        1 => any::<Index>().prop_map(Op::Regress),
+        1 => prop_oneof![Just(Fault::Before), Just(Fault::After)].prop_map(Op::FailPublish),
+        1 => Just(Op::Sweep(60)),
+    ]
+}
+
 fn any_op() -> impl Strategy<Value = Op> {
     let form = prop_oneof![Just(Form::Native), Just(Form::Override)];
     let kind = prop_oneof![Just(StoreErrorKind::Full), Just(StoreErrorKind::Unavailable), Just(StoreErrorKind::Other)];
@@ -478,6 +512,25 @@ proptest! {
         for (who, op) in &ops {
             world.step(*who, op);
         }
+        world.finish();
+    }
+
+    /// A restored backup only ever sends clients back.
+    #[test]
+    fn a_restored_backup_sends_clients_back(
+        volatile in any::<bool>(),
+        before in prop::collection::vec((0..2_usize, honest_op()), 1..20),
+        lost in prop::collection::vec((0..2_usize, honest_op()), 1..20),
+    ) {
+        let mut world = World::new(PublishAt::LastFragment, volatile);
+        for (who, op) in &before {
+            world.step(*who, op);
+        }
+        let backup = world.server.sessions.snapshot();
+        for (who, op) in &lost {
+            world.step(*who, op);
+        }
+        world.restore(backup);
         world.finish();
     }
 }
