@@ -35,7 +35,11 @@ impl Show {
         if !std::io::stderr().is_terminal() {
             return Self::Lines(Lines { name: name.to_owned(), size, shown: Instant::now(), offset });
         }
-        let bar = ProgressBar::with_draw_target(Some(size), ProgressDrawTarget::stderr());
+        Self::bar(name, size, offset, ProgressDrawTarget::stderr())
+    }
+
+    fn bar(name: &str, size: u64, offset: u64, target: ProgressDrawTarget) -> Self {
+        let bar = ProgressBar::with_draw_target(Some(size), target);
         bar.set_style(style());
         bar.set_prefix(name.to_owned());
         bar.set_position(offset);
@@ -66,7 +70,11 @@ impl Show {
     /// One line, above the bar where there is one.
     pub(crate) fn say(&self, text: &str) {
         match self {
-            Self::Bar(bar) => bar.suspend(|| eprintln!("{}: {text}", bar.prefix())),
+            Self::Bar(bar) => {
+                // Not within suspend, which holds the bar's lock.
+                let name = bar.prefix();
+                bar.suspend(|| eprintln!("{name}: {text}"));
+            }
             Self::Lines(lines) => eprintln!("{}: {text}", lines.name),
         }
     }
@@ -136,6 +144,8 @@ fn style() -> ProgressStyle {
 
 #[cfg(test)]
 mod tests {
+    use indicatif::InMemoryTerm;
+
     use super::*;
 
     #[test]
@@ -144,6 +154,32 @@ mod tests {
         assert_eq!(line, "50 % (512.00 MiB of 1.00 GiB), 64.00 MiB/s, 8 seconds left");
         assert_eq!(progress(0, 0, 0, Duration::ZERO), "0 % (0 B of 0 B), 0 B/s");
         assert_eq!(progress(0, 10, 0, PERIOD), "0 % (0 B of 10 B), 0 B/s");
+    }
+
+    #[test]
+    fn a_bar_follows_every_event_and_goes_back_too() {
+        let terminal = InMemoryTerm::new(5, 100);
+        let target = ProgressDrawTarget::term_like(Box::new(terminal.clone()));
+        let mut show = Show::bar("name", 1000, 0, target);
+        let source = bits_client::Fingerprint { size: 1000, modified: None, identity: None };
+        let job = Job::new("http://server/f".parse().unwrap(), source);
+        show.event(&job, Event::SessionCreated);
+        show.event(&job, Event::Sending { offset: 500 });
+        let failure = bits_client::Failure::SessionLost;
+        for pause in [Duration::ZERO, Duration::from_secs(2)] {
+            show.event(&job, Event::Waiting { pause, failure: &failure });
+        }
+        show.event(&job, Event::HostLeft);
+        show.event(&job, Event::FragmentRefused { length: 9 });
+        show.event(&job, Event::Acknowledged { offset: 250 });
+        let Show::Bar(bar) = &show else { unreachable!("made as a bar") };
+        assert_eq!(bar.position(), 250);
+        bar.force_draw();
+        let shown = terminal.contents();
+        assert!(shown.contains("name [=======>") && shown.contains("25 % 250 B/1000 B"), "{shown}");
+        assert!(shown.contains("/s, ") && shown.contains(" left"), "{shown}");
+        show.end();
+        assert_eq!(terminal.contents(), "");
     }
 
     #[test]
