@@ -49,7 +49,8 @@ impl Answer {
         }
         match self.status.as_u16() {
             413 if asked == PacketType::Fragment => Verdict::TooMuch,
-            416 if asked == PacketType::Fragment => self.taken_if(self.next_offset(total).is_some()),
+            // Refusing the one fragment of an empty upload does not complete it.
+            416 if asked == PacketType::Fragment => self.taken_if(total > 0 && self.next_offset(total).is_some()),
             200..=299 => self.taken_if(self.succeeded(asked, at, total)),
             300..=399 => self.redirected(at),
             401 | 407 => Verdict::Final,
@@ -285,6 +286,8 @@ mod tests {
             }
             assert_eq!(verdict(&ack(status, &[]), PacketType::Fragment), Verdict::Later, "{status}");
         }
+        let empty = ack(416, &[("BITS-Received-Content-Range", "0")]);
+        assert_eq!(empty.verdict(PacketType::Fragment, &at(), 0, true), Verdict::Later, "nothing was taken");
         let foreign = answer(200, &[("BITS-Received-Content-Range", "5")]);
         assert_eq!(verdict(&foreign, PacketType::Fragment), Verdict::Later);
     }

@@ -1,4 +1,5 @@
 //! The client's rules (section 3.1.5), each against a server that is told what to answer.
+#![allow(clippy::unwrap_used)] // helpers of tests are tests
 
 mod support;
 

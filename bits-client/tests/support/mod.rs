@@ -1,5 +1,5 @@
 //! A server in the process that answers as a test tells it to, over real TCP, and remembers what it was asked.
-#![allow(dead_code, unreachable_pub, missing_docs)]
+#![allow(dead_code, unreachable_pub, missing_docs, clippy::unwrap_used)] // not every test uses all of it
 
 use std::{
     collections::{BTreeMap, VecDeque},
