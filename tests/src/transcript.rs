@@ -267,22 +267,28 @@ impl Player {
         if text == "staging empty" {
             return assert_staging_empty(&self.server.files());
         }
-        let (path, content) = text.split_once(' ').expect("a file and its content");
+        let (path, wanted) = match text.strip_suffix(" absent") {
+            Some(path) => (path, None),
+            None => {
+                let (path, content) = self.path_and_content(text);
+                (path, Some(content))
+            }
+        };
         let path = String::from_utf8(self.bytes(path)).expect("paths are text");
         let found = self.server.file(&path);
-        let wanted = (content != "absent").then(|| self.quoted(content));
         assert!(found == wanted, "content of {path} at {}: {:?}", self.place, found.as_deref().map(shown));
         assert!(wanted.is_some() || !self.server.files().join(&path).exists(), "{path} exists at {}", self.place);
     }
 
     fn act(&mut self, text: &str) {
         let (verb, rest) = text.split_once(' ').unwrap_or((text, ""));
-        let (path, content) = rest.split_once(' ').unwrap_or((rest, ""));
-        let path = self.server.files().join(path);
+        let path = self.server.files().join(rest);
         match verb {
             "write" => {
+                let (path, content) = self.path_and_content(rest);
+                let path = self.server.files().join(path);
                 fs::create_dir_all(path.parent().expect("a file has a folder")).unwrap();
-                fs::write(path, self.quoted(content)).unwrap();
+                fs::write(path, content).unwrap();
             }
             "folder" => fs::create_dir_all(path).unwrap(),
             "remove" => fs::remove_file(path).unwrap(),
@@ -295,8 +301,10 @@ impl Player {
         }
     }
 
-    fn quoted(&self, text: &str) -> Vec<u8> {
-        self.bytes(text.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(text))
+    /// Splits `path "content"`.
+    fn path_and_content<'a>(&self, text: &'a str) -> (&'a str, Vec<u8>) {
+        let (path, content) = text.split_once(" \"").unwrap_or_else(|| panic!("no quoted content: {text}"));
+        (path, self.bytes(content.strip_suffix('"').unwrap_or(content)))
     }
 
     /// The bytes that `text` stands for: variables filled in, escapes resolved.
