@@ -22,6 +22,8 @@ pub struct Raw {
     stream: TcpStream,
     /// Bytes read and not yet part of an answer.
     buffer: Vec<u8>,
+    /// The next answer has no body, whatever its length says.
+    asked_for_head: bool,
 }
 
 /// An answer as it came.
@@ -42,7 +44,7 @@ impl Raw {
         stream.set_nodelay(true).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_write_timeout(Some(PATIENCE)).unwrap();
-        Self { form: Form::Native, stream, buffer: Vec::new() }
+        Self { form: Form::Native, stream, buffer: Vec::new(), asked_for_head: false }
     }
 
     /// The same connection, on which packets are sent in `form`.
@@ -63,6 +65,7 @@ impl Raw {
 
     /// Sends bytes, which fails when the server has closed the connection.
     pub fn try_send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.asked_for_head = bytes.starts_with(b"HEAD ");
         self.stream.write_all(bytes)
     }
 
@@ -141,7 +144,7 @@ impl Raw {
     }
 
     fn read_body(&mut self, response: &Response) -> io::Result<Vec<u8>> {
-        if response.status < 200 || matches!(response.status, 204 | 304) {
+        if self.asked_for_head || response.status < 200 || matches!(response.status, 204 | 304) {
             return Ok(Vec::new());
         }
         if response.header("Transfer-Encoding").is_some() {

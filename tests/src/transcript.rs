@@ -19,7 +19,10 @@
 //! the first time and is that value from then on. `{bytes 0..9}` are so many bytes of a pattern,
 //! `{repeat a 99}` is a text so many times, `{lower x}` and `{guid x}` spell an id otherwise. `\r`, `\n`, `\t`, `\\`, `\"` and `\x1b` are escapes.
 
-use std::{collections::HashMap, fs};
+use std::{
+    collections::{HashMap, VecDeque},
+    fs,
+};
 
 use crate::{
     Form, PROTOCOL, Packet, Raw, Response, Server, ServerOptions,
@@ -107,8 +110,8 @@ struct Player {
     server: Server,
     raw: Raw,
     variables: HashMap<String, String>,
-    /// The last request's session; a Ping has none.
-    asked: Option<String>,
+    /// The sessions of the requests that are not answered yet; a Ping has none.
+    asked: VecDeque<Option<String>>,
     /// Where the transcript is, for messages.
     place: String,
     name: String,
@@ -119,7 +122,7 @@ impl Player {
         let server = Server::start(script.options());
         let raw = server.raw_in(form);
         let variables = HashMap::new();
-        Self { form, server, raw, variables, asked: None, place: String::new(), name: name.to_owned() }
+        Self { form, server, raw, variables, asked: VecDeque::new(), place: String::new(), name: name.to_owned() }
     }
 
     fn play(mut self, steps: &[(usize, Step)]) {
@@ -155,7 +158,7 @@ impl Player {
         packet = if body.is_empty() || own_length { packet.raw_body(&body) } else { packet.body(&body) };
         let ping = packet.header("BITS-Packet-Type").is_some_and(|kind| kind.eq_ignore_ascii_case(b"Ping"));
         let session = packet.header("BITS-Session-Id").filter(|_| !ping);
-        self.asked = session.map(|id| String::from_utf8_lossy(id).to_uppercase());
+        self.asked.push_back(session.map(|id| String::from_utf8_lossy(id).to_uppercase()));
         self.raw.send(&packet.encode());
     }
 
@@ -198,6 +201,7 @@ impl Player {
     fn expect(&mut self, lines: &[String]) {
         let (first, rest) = lines.split_first().expect("an answer has a line");
         let due = Due::parse(first, self.form);
+        let asked = self.asked.pop_front().expect("an answer follows a request");
         if due.hangup {
             assert!(self.raw.is_closed(), "a closed connection was due at {}", self.place);
             self.raw = self.server.raw_in(self.form);
@@ -207,7 +211,7 @@ impl Player {
         if due.packet {
             assert_ack(&response, due.status, due.hresult);
             assert_eq!(response.next_offset(), due.next, "next offset at {}: {response:#?}", self.place);
-            self.check_session(&response, due.created);
+            self.check_session(&response, due.created, asked);
             self.check_occasional(&response, rest, due.created);
         } else {
             assert_eq!(response.status, due.status, "at {}: {response:#?}", self.place);
@@ -222,13 +226,13 @@ impl Player {
 
     /// A session id is that of the request; acks of success have it (section 2.2.1.2), and so has
     /// the one that says where to go on.
-    fn check_session(&mut self, response: &Response, created: bool) {
+    fn check_session(&mut self, response: &Response, created: bool, asked: Option<String>) {
         let session = response.header("BITS-Session-Id").map(str::to_uppercase);
         if created {
             let session = session.expect("the ack of Create-Session names the session");
             self.variables.insert("session".to_owned(), session);
         } else if session.is_some() || matches!(response.status, 200 | 416) {
-            assert_eq!(session, self.asked, "session at {}: {response:#?}", self.place);
+            assert_eq!(session, asked, "session at {}: {response:#?}", self.place);
         }
     }
 
@@ -267,22 +271,28 @@ impl Player {
         if text == "staging empty" {
             return assert_staging_empty(&self.server.files());
         }
-        let (path, content) = text.split_once(' ').expect("a file and its content");
+        let (path, wanted) = match text.strip_suffix(" absent") {
+            Some(path) => (path, None),
+            None => {
+                let (path, content) = self.path_and_content(text);
+                (path, Some(content))
+            }
+        };
         let path = String::from_utf8(self.bytes(path)).expect("paths are text");
         let found = self.server.file(&path);
-        let wanted = (content != "absent").then(|| self.quoted(content));
         assert!(found == wanted, "content of {path} at {}: {:?}", self.place, found.as_deref().map(shown));
         assert!(wanted.is_some() || !self.server.files().join(&path).exists(), "{path} exists at {}", self.place);
     }
 
     fn act(&mut self, text: &str) {
         let (verb, rest) = text.split_once(' ').unwrap_or((text, ""));
-        let (path, content) = rest.split_once(' ').unwrap_or((rest, ""));
-        let path = self.server.files().join(path);
+        let path = self.server.files().join(rest);
         match verb {
             "write" => {
+                let (path, content) = self.path_and_content(rest);
+                let path = self.server.files().join(path);
                 fs::create_dir_all(path.parent().expect("a file has a folder")).unwrap();
-                fs::write(path, self.quoted(content)).unwrap();
+                fs::write(path, content).unwrap();
             }
             "folder" => fs::create_dir_all(path).unwrap(),
             "remove" => fs::remove_file(path).unwrap(),
@@ -295,8 +305,10 @@ impl Player {
         }
     }
 
-    fn quoted(&self, text: &str) -> Vec<u8> {
-        self.bytes(text.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(text))
+    /// Splits `path "content"`.
+    fn path_and_content<'a>(&self, text: &'a str) -> (&'a str, Vec<u8>) {
+        let (path, content) = text.split_once(" \"").unwrap_or_else(|| panic!("no quoted content: {text}"));
+        (path, self.bytes(content.strip_suffix('"').unwrap_or(content)))
     }
 
     /// The bytes that `text` stands for: variables filled in, escapes resolved.

@@ -20,6 +20,8 @@ transcripts! {
     section_2_2_1_long_header: "2.2.1-long-header",
     section_2_2_1_1_content_length_missing: "2.2.1.1-content-length-missing",
     section_2_2_1_1_content_name: "2.2.1.1-content-name",
+    section_2_2_1_2_disk_full: "2.2.1.2-disk-full",
+    section_2_2_1_2_disk_full_total: "2.2.1.2-disk-full-total",
     section_2_2_1_2_packet_type: "2.2.1.2-packet-type",
     section_2_2_1_2_session_id: "2.2.1.2-session-id",
     section_2_2_1_2_session_not_found: "2.2.1.2-session-not-found",
@@ -67,10 +69,13 @@ transcripts! {
     section_3_2_5_2_8_cancel: "3.2.5.2.8-cancel",
     section_3_2_5_2_8_cancel_after_publishing: "3.2.5.2.8-cancel-after-publishing",
     section_3_2_5_2_8_cancel_without_fragment: "3.2.5.2.8-cancel-without-fragment",
+    section_4_1_real_client: "4.1-real-client",
+    section_4_2_real_client_host_id: "4.2-real-client-host-id",
     config_store_as_session: "config-store-as-session",
     decision_10_chunked_native: "decision-10-chunked-native",
     decision_10_chunked_override: "decision-10-chunked-override",
     decision_10_chunked_wrong_length: "decision-10-chunked-wrong-length",
+    decision_12_cancel_remembered: "decision-12-cancel-remembered",
     decision_13_case: "decision-13-case",
     decision_8_empty_native: "decision-8-empty-native",
     decision_8_empty_override: "decision-8-empty-override",
@@ -79,6 +84,7 @@ transcripts! {
     decision_8_empty_range: "decision-8-empty-range",
     decision_8_empty_range_at_close: "decision-8-empty-range-at-close",
     other_methods: "other-methods",
+    pipelined: "pipelined",
 }
 
 #[test]
