@@ -48,12 +48,17 @@ impl Clock {
 /// The library of the package faketime, wherever the system keeps its libraries.
 fn library() -> PathBuf {
     let folders = fs::read_dir("/usr/lib").unwrap().flatten().map(|entry| entry.path().join("faketime"));
-    let found = folders.chain([Path::new("/usr/lib/faketime").to_owned()]).map(|folder| folder.join("libfaketimeMT.so.1"));
+    let found =
+        folders.chain([Path::new("/usr/lib/faketime").to_owned()]).map(|folder| folder.join("libfaketimeMT.so.1"));
     found.into_iter().find(|library| library.exists()).expect("libfaketimeMT.so.1 of the package faketime is installed")
 }
 
 fn refusals(server: &Server) -> usize {
-    server.log().lines().filter(|line| line.contains("ERROR") && line.contains(REFUSAL) && line.contains("clock")).count()
+    server
+        .log()
+        .lines()
+        .filter(|line| line.contains("ERROR") && line.contains(REFUSAL) && line.contains("clock"))
+        .count()
 }
 
 #[test]
@@ -117,7 +122,8 @@ fn a_session_without_progress_expires_with_its_data_and_one_with_progress_does_n
         upload.create().unwrap();
         upload
     };
-    let (mut idle, mut busy, mut unclosed) = (upload("idle.bin", 4), upload("busy.bin", 400), upload("unclosed.bin", 2));
+    let (mut idle, mut busy, mut unclosed) =
+        (upload("idle.bin", 4), upload("busy.bin", 400), upload("unclosed.bin", 2));
     idle.fragment(FRAGMENT).unwrap();
     unclosed.fragments(FRAGMENT).unwrap();
     let start = Instant::now();

@@ -13,7 +13,7 @@ use rustix::process::Signal;
 use tests::{Raw, Server, ServerOptions, Upload, assert_next, assert_ok, assert_staging_empty, wait_until};
 
 const CLIENTS: u64 = 8;
-const FRAGMENT: u64 = 64 * 1024;
+const FRAGMENT: u64 = 16 * 1024;
 /// What the connection that hangs has sent of its fragment.
 const CAME: u64 = 10_000;
 
@@ -32,7 +32,7 @@ fn finish(server: &Server, upload: &mut Upload) {
     upload.disconnect();
     let acknowledged = upload.acknowledged;
     assert!(upload.ask_next().unwrap() >= acknowledged, "acknowledged bytes are lost");
-    upload.fragments(16 * FRAGMENT).unwrap();
+    upload.fragments(64 * FRAGMENT).unwrap();
     upload.close().unwrap();
     assert!(server.file(&upload.path[1..]).unwrap() == upload.content, "{} has other bytes", upload.path);
 }
@@ -40,7 +40,7 @@ fn finish(server: &Server, upload: &mut Upload) {
 #[test]
 fn clients_under_load_see_nothing_but_acks_and_closed_connections() {
     let mut server = Server::start(options("4s"));
-    let mut uploads: Vec<Upload> = (0..CLIENTS).map(|number| upload(&server, number, 2000)).collect();
+    let mut uploads: Vec<Upload> = (0..CLIENTS).map(|number| upload(&server, number, 1500)).collect();
     let mut hanging = upload(&server, CLIENTS, 2);
     hanging.begin_fragment(FRAGMENT, CAME as usize).unwrap();
 
