@@ -27,13 +27,22 @@ pub struct ImageDisk {
 impl ImageDisk {
     /// A new file system of so many MiB.
     pub fn new(mib: u64) -> Self {
+        Self::made("ext4", mib)
+    }
+
+    /// A new file system of so many MiB that cannot allocate space ahead.
+    pub fn without_extents(mib: u64) -> Self {
+        Self::made("ext3", mib)
+    }
+
+    fn made(kind: &str, mib: u64) -> Self {
         require_root();
         let folder = TempDir::new().unwrap();
         let image = folder.path().join("disk.img");
         fs::File::create(&image).unwrap().set_len(mib << 20).unwrap();
         // Everything is initialised now, so that no kernel thread writes to it later.
         let options = "lazy_itable_init=0,lazy_journal_init=0,root_owner=0:0";
-        run(Command::new("mkfs.ext4").args(["-q", "-F", "-E", options]).arg(&image));
+        run(Command::new("mkfs.ext4").args(["-q", "-F", "-t", kind, "-E", options]).arg(&image));
         Self::mounted(folder, image)
     }
 
