@@ -15,6 +15,7 @@ mod sessions;
 mod socket;
 mod start;
 pub mod stores;
+mod sys;
 
 pub use connection::ConnectionLimits;
 pub use serve::{Listeners, ServeOptions, run};

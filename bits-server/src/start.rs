@@ -15,7 +15,7 @@ use crate::{
     config::{Config, Source},
     connection::ConnectionLimits,
     serve::{self, Listeners, ServeOptions},
-    stores,
+    stores, sys,
 };
 
 /// The longest that load balancers get to notice a stopping server.
@@ -25,6 +25,7 @@ const CLEANUP_INTERVAL: Duration = Duration::from_secs(12 * 60 * 60);
 
 /// Serves until a signal says to stop.
 pub(crate) async fn serve(config: Config) -> Result<(), Failure> {
+    sys::raise_file_limit();
     let mut signals = Signals::new()?;
     let listeners = bind(&config).await?;
     let addresses = addresses(&listeners.uploads);
