@@ -51,7 +51,7 @@ pub enum FragmentSize {
     /// 5 KiB to 13 MiB, so that a fragment takes some seconds on the line that there is.
     #[default]
     Adaptive,
-    /// As many bytes, less only where the server finds that too much.
+    /// As many bytes; less where the server finds that too much, or while nothing so long goes through.
     Fixed(u64),
 }
 

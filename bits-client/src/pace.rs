@@ -15,18 +15,22 @@ const AIM: Duration = Duration::from_secs(4);
 /// Picks fragment sizes by the rate that it sees, within what the server takes.
 #[derive(Debug)]
 pub(crate) struct Pace {
-    adaptive: bool,
+    /// The size asked for; none to follow the line.
+    fixed: Option<u64>,
     size: u64,
     limit: Option<u64>,
+    /// Fragments without an answer since the last one that went through.
+    failures: u32,
 }
 
 impl Pace {
     /// Starts under the limit that is known from earlier.
     pub(crate) fn new(wanted: FragmentSize, limit: Option<u64>) -> Self {
-        match wanted {
-            FragmentSize::Adaptive => Self { adaptive: true, size: FIRST, limit },
-            FragmentSize::Fixed(size) => Self { adaptive: false, size: size.max(1), limit },
-        }
+        let fixed = match wanted {
+            FragmentSize::Adaptive => None,
+            FragmentSize::Fixed(size) => Some(size.max(1)),
+        };
+        Self { fixed, size: fixed.unwrap_or(FIRST), limit, failures: 0 }
     }
 
     /// How many of the `remaining` bytes to send.
@@ -41,7 +45,12 @@ impl Pace {
 
     /// A fragment went through.
     pub(crate) fn sent(&mut self, length: u64, took: Duration) {
-        if !self.adaptive || length < self.next(u64::MAX) {
+        self.failures = 0;
+        if let Some(fixed) = self.fixed {
+            self.size = self.size.saturating_mul(2).min(fixed);
+            return;
+        }
+        if length < self.next(u64::MAX) {
             return;
         }
         let millis = took.as_millis().max(1);
@@ -50,10 +59,13 @@ impl Pace {
         self.size = aimed.clamp(self.size / 2, self.size * 2).clamp(LEAST, MOST);
     }
 
-    /// A fragment got no answer: on a bad line shorter ones have better chances.
+    /// A fragment got no answer: on a bad line shorter ones have better chances, and a server that
+    /// closes the connection on a long one may never be heard saying why. A fixed size is left
+    /// only when the second one fails in a row, and taken up again after.
     pub(crate) fn failed(&mut self) {
-        if self.adaptive {
-            self.size = (self.size / 2).max(LEAST);
+        self.failures = self.failures.saturating_add(1);
+        if self.fixed.is_none() || self.failures > 1 {
+            self.size = (self.size / 2).max(LEAST.min(self.size));
         }
     }
 
@@ -130,10 +142,25 @@ mod tests {
     }
 
     #[test]
-    fn a_fixed_size_stays() {
-        let mut pace = Pace::new(FragmentSize::Fixed(9_000), None);
-        pace.sent(9_000, Duration::from_millis(1));
+    fn a_fixed_size_stays_unless_nothing_of_it_goes_through() {
+        let mut pace = Pace::new(FragmentSize::Fixed(40_000), None);
+        pace.sent(40_000, Duration::from_millis(1));
         pace.failed();
-        assert_eq!(pace.next(u64::MAX), 9_000);
+        assert_eq!(pace.next(u64::MAX), 40_000);
+        pace.failed();
+        assert_eq!(pace.next(u64::MAX), 20_000);
+        for _ in 0..9 {
+            pace.failed();
+        }
+        assert_eq!(pace.next(u64::MAX), LEAST);
+        for size in [10_240, 20_480, 40_000, 40_000] {
+            pace.sent(1, Duration::from_secs(100));
+            assert_eq!(pace.next(u64::MAX), size);
+        }
+        let mut tiny = Pace::new(FragmentSize::Fixed(10), None);
+        for _ in 0..3 {
+            tiny.failed();
+        }
+        assert_eq!(tiny.next(u64::MAX), 10);
     }
 }

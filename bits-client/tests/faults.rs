@@ -169,7 +169,7 @@ async fn run(model: Model, size: usize, fragments: FragmentSize) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(150))]
+    #![proptest_config(ProptestConfig::with_cases(100))]
 
     #[test]
     fn an_upload_ends_with_the_right_bytes(

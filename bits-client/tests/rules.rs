@@ -203,6 +203,28 @@ async fn a_413_before_the_body_is_read_is_understood() {
 }
 
 #[tokio::test]
+async fn a_server_that_hangs_up_on_long_fragments_gets_shorter_ones() {
+    struct HangsUp;
+    impl Handler for HangsUp {
+        fn appetite(&mut self, head: &Seen) -> usize {
+            if head.length() > 10 * KIB { 1000 } else { usize::MAX }
+        }
+        fn reply(&mut self, seen: &Seen) -> Reply {
+            match seen.header("content-range") {
+                None if seen.kind() == "Create-Session" => created(),
+                None => ok(),
+                Some(_) if seen.length() > 10 * KIB => Reply::Close,
+                Some(range) => wants(range.split(['-', '/']).nth(1).unwrap().parse::<u64>().unwrap() + 1),
+            }
+        }
+    }
+    let server = Server::start(HangsUp).await;
+    let client = builder().fragment_size(FragmentSize::Fixed(40 * KIB as u64)).build().unwrap();
+    upload_with(&client, server.url("/up/f"), 50 * KIB).await.1.unwrap();
+    assert_eq!(server.briefs().last().unwrap(), "Close-Session");
+}
+
+#[tokio::test]
 async fn starts_over_when_the_session_is_lost() {
     let again = ack(200, &[("BITS-Session-Id", OTHER_ID)]);
     let server = Server::scripted([
