@@ -157,6 +157,7 @@ impl Refused {
             407 => "give them in the proxy's URL, in the environment variable HTTPS_PROXY or HTTP_PROXY",
             413 => "have the maximum size of requests raised, on the server or on a proxy before it",
             403 => "ask the server's operator for access",
+            501 | 505 => "check the URL, and whether the server is one for BITS",
             500.. => "resume later",
             _ => "check the URL",
         }

@@ -1,5 +1,5 @@
 //! The command `bits`, run as its users run it.
-#![allow(clippy::unwrap_used)] // helpers of tests are tests
+#![allow(clippy::unwrap_used, reason = "all of this is a test")]
 #![cfg(feature = "cli")]
 
 mod support;

@@ -1,5 +1,5 @@
 //! Whatever goes wrong on the way, the upload ends, and with the right bytes.
-#![allow(clippy::unwrap_used)] // helpers of tests are tests
+#![allow(clippy::unwrap_used, reason = "all of this is a test")]
 
 mod support;
 

@@ -1,5 +1,5 @@
 //! The client's rules (section 3.1.5), each against a server that is told what to answer.
-#![allow(clippy::unwrap_used)] // helpers of tests are tests
+#![allow(clippy::unwrap_used, reason = "all of this is a test")]
 
 mod support;
 

@@ -1,5 +1,6 @@
 //! A server in the process that answers as a test tells it to, over real TCP, and remembers what it was asked.
-#![allow(dead_code, unreachable_pub, missing_docs, clippy::unwrap_used)] // not every test uses all of it
+#![allow(dead_code, unreachable_pub, missing_docs, reason = "every test takes its part of this")]
+#![allow(clippy::unwrap_used, reason = "all of this is a test")]
 
 use std::{
     collections::{BTreeMap, VecDeque},
