@@ -34,9 +34,10 @@ impl Batch {
         }
     }
 
-    /// Whether it is time to write.
+    /// Whether it is time to write: at once after a long frame, so that whoever read it can use
+    /// its buffer again.
     pub(crate) fn is_full(&self) -> bool {
-        self.held >= LIMIT
+        !self.parts.is_empty() || self.held >= LIMIT
     }
 
     /// Bytes that wait to be written.
