@@ -15,6 +15,7 @@ use tests::{
 };
 
 const ACCESS_DENIED: u32 = 0x8007_0005;
+const DISK_FULL: u32 = 0x8007_0070;
 const SESSION_NOT_FOUND: u32 = 0x8020_001F;
 const PATH: &str = "/upload/a";
 
@@ -239,6 +240,28 @@ fn a_folder_that_may_not_be_written_denies_access() {
     assert_eq!(server.file("upload/locked/a").as_deref(), Some(b"helloworld".as_slice()));
     assert_ok(&raw.close(path, &session), 200);
     assert_staging_empty(&server.files());
+}
+
+/// Error table, decision 6, `reserve_free`: with less than that free, uploads are refused as disk
+/// full; cancelling still works, and with room again the session goes on.
+#[test]
+fn below_the_reserve_the_disk_is_full() {
+    let config = |reserve: &str| ServerOptions::new().config(&format!("[storage]\nreserve_free = \"{reserve}\"\n"));
+    let mut server = Server::start(config("1MiB"));
+    let mut raw = server.raw();
+    let (kept, given_up) = (raw.create(PATH), raw.create("/upload/b"));
+    assert_next(&raw.fragment("/upload/b", &given_up, 0, b"hello", 10), 5);
+    server.kill();
+    server.options = config("4096TiB");
+    server.spawn();
+    wait_until("the server answers", || server.admin_get("/healthz").is_ok_and(|status| status == 200));
+    let mut raw = server.raw();
+    assert_error(&raw.fragment(PATH, &kept, 0, b"hello", 10), 500, DISK_FULL);
+    assert_ok(&raw.cancel("/upload/b", &given_up), 200);
+    assert_staging_empty(&server.files());
+    server.restart_with(config("1MiB"));
+    assert_next(&server.raw().fragment(PATH, &kept, 0, b"helloworld", 10), 10);
+    assert_eq!(list_files(&server.files()), ["upload/a"]);
 }
 
 /// One audit line for each ended session, with fixed fields.

@@ -20,7 +20,6 @@ transcripts! {
     section_2_2_1_long_header: "2.2.1-long-header",
     section_2_2_1_1_content_length_missing: "2.2.1.1-content-length-missing",
     section_2_2_1_1_content_name: "2.2.1.1-content-name",
-    section_2_2_1_2_disk_full: "2.2.1.2-disk-full",
     section_2_2_1_2_disk_full_total: "2.2.1.2-disk-full-total",
     section_2_2_1_2_packet_type: "2.2.1.2-packet-type",
     section_2_2_1_2_session_id: "2.2.1.2-session-id",
