@@ -146,6 +146,12 @@ impl Packet {
         })
     }
 
+    /// The session that the head of a Fragment names, however malformed the rest of it is.
+    pub fn fragment_of(head: &Parts) -> Option<SessionId> {
+        let kind = packet_type(&head.headers).ok()?;
+        session_id(&head.headers).ok().filter(|_| kind == PacketType::Fragment)
+    }
+
     /// The kind of this packet.
     pub const fn kind(&self) -> PacketType {
         match self {

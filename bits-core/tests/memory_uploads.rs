@@ -1,8 +1,6 @@
 //! The in-memory object store passes the suite, whether its writes are durable at once or not.
 #![allow(clippy::unwrap_used, reason = "a test ends where something is missing")]
 
-#![allow(clippy::unwrap_used, reason = "all of this is a test")]
-
 use bits_core::{
     StorageKey,
     conformance::{MemoryUploads, UploadProbe},

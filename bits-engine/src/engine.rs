@@ -4,7 +4,7 @@ use std::{collections::HashMap, fmt, net::IpAddr, sync::Arc, time::Duration};
 
 use bits_core::{
     Ack, Directory, Form, NewSession, Packet, Principal, Refusal, Session, SessionEvent, SessionEventKind, SessionId,
-    SessionStore, SessionStoreError, Timestamp, Upload, UploadStore, VirtualPath,
+    SessionStore, SessionStoreError, StoreErrorKind, Timestamp, Upload, UploadStore, VirtualPath,
 };
 use http::request::Parts;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -138,9 +138,12 @@ impl Engine {
     pub async fn handle(&self, head: &Parts, caller: Caller, body: Body) -> Option<Ack> {
         let route = self.inner.directories.route(head.uri.path());
         let drain_limit = route.as_ref().map_or(DEFAULT_DRAIN, |route| route.directory.maximum_fragment_size);
-        let call = match route.and_then(|route| Call::new(route, head, caller)) {
+        let call = match route.and_then(|route| Call::new(route, head, &caller)) {
             Ok(call) => call,
-            Err(refusal) => return Some(refuse(refusal, body, drain_limit).await),
+            Err(refusal) => {
+                self.note_malformed(head, caller).await;
+                return Some(refuse(refusal, body, drain_limit).await);
+            }
         };
         let inner = self.inner.clone();
         let task = self.inner.tasks.spawn(async move {
@@ -153,6 +156,18 @@ impl Engine {
             tracing::error!(%failure, "a request's task failed");
             Some(Ack::refused(Refusal::Internal, None))
         })
+    }
+
+    /// A malformed Fragment in the override form names its session too: closing it must not
+    /// publish an empty file.
+    async fn note_malformed(&self, head: &Parts, caller: Caller) {
+        let (Some(Form::Override), Some(id)) = (Form::of(head), Packet::fragment_of(head)) else { return };
+        let Ok(route) = self.inner.directories.route(head.uri.path()) else { return };
+        let (inner, destination) = (self.inner.clone(), route.destination);
+        let noted = self.inner.tasks.spawn(async move { inner.name_by(id, &caller.principal, &destination).await });
+        if let Err(failure) = noted.await {
+            tracing::error!(%failure, "a request's task failed");
+        }
     }
 
     /// Cuts off every body; what came is committed and acknowledged no more. Waits for the
@@ -170,7 +185,10 @@ impl Engine {
             failures.push(("sessions".to_owned(), chain(&error)));
         }
         for (name, store) in &self.inner.storages {
-            if let Err(error) = store.check().await {
+            // A full store still resumes, completes and cancels; it refuses new bytes itself.
+            if let Err(error) = store.check().await
+                && error.kind != StoreErrorKind::Full
+            {
                 failures.push((name.clone(), chain(&error)));
             }
         }
@@ -198,14 +216,14 @@ pub(crate) struct Call {
 }
 
 impl Call {
-    fn new(route: Route<'_>, head: &Parts, caller: Caller) -> Result<Self, Refusal> {
+    fn new(route: Route<'_>, head: &Parts, caller: &Caller) -> Result<Self, Refusal> {
         if !route.directory.upload_enabled {
             return Err(Refusal::UploadsDisabled);
         }
         let form = Form::of(head).ok_or(Refusal::Malformed("the method is not BITS_POST"))?;
         let packet = Packet::parse(head, form)?;
         let Route { directory, below, destination } = route;
-        Ok(Self { packet, form, caller, directory: directory.clone(), below, destination })
+        Ok(Self { packet, form, caller: caller.clone(), directory: directory.clone(), below, destination })
     }
 
     /// The refusal for a failure of an upload store, which is logged if it is ours.

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use bits_core::{
-    Ack, BodyError, Commit, Form, Found, FragmentDecision, FragmentHead, PublishAt, Refusal, Session, SessionEventKind,
-    Stopped, StoreError, StoreErrorKind, Transition, Upload, Written,
+    Ack, BodyError, Commit, Form, Found, FragmentDecision, FragmentHead, Principal, PublishAt, Refusal, Session,
+    SessionEventKind, SessionId, Stopped, StoreError, StoreErrorKind, Transition, Upload, VirtualPath, Written,
 };
 
 use crate::{
@@ -114,6 +114,19 @@ impl Inner {
             Ok(Commit::Live(session)) => self.cache.put(&session),
             Ok(_) => self.cache.remove(session.id),
             Err(error) => tracing::error!(error = %chain(&error), "the session store failed"),
+        }
+    }
+
+    /// The same for a Fragment that was too malformed to be one.
+    pub(crate) async fn name_by(&self, id: SessionId, principal: &Principal, destination: &VirtualPath) {
+        for _ in 0..ATTEMPTS {
+            let Ok(Some(Found::Live(session))) = self.sessions.load(id).await else { return };
+            if session.fragment_seen || !session.belongs_to(principal, destination) {
+                return;
+            }
+            if matches!(self.commit(&session, &Transition::Name).await, Ok(Some(_)) | Err(_)) {
+                return;
+            }
         }
     }
 

@@ -356,6 +356,20 @@ async fn empty_uploads() {
 }
 
 #[tokio::test]
+async fn a_malformed_fragment_names_its_session_too() {
+    let rig = Rig::new();
+    let id = rig.create("/upload/f").await;
+    let mut head = Packet::new("/upload/f", "Fragment").session(id).range(0, 5, 10).overridden().head();
+    head.headers.insert("Content-Range", "bytes 5-0/10".parse().unwrap());
+    let caller = Caller { principal: Principal::ANONYMOUS, address: None };
+    let ack = rig.engine.handle(&head, caller, bytes(b"hello")).await.unwrap();
+    assert_eq!((ack.status().as_u16(), code(&ack)), (400, Some(Hresult::E_INVALIDARG)));
+    let close = Packet::new("/upload/f", "Close-Session").session(id).overridden();
+    assert_eq!(rig.send(close, nothing()).await.unwrap().status(), 200);
+    assert_eq!(rig.stored("f"), None);
+}
+
+#[tokio::test]
 async fn packets_that_come_again_after_the_end() {
     let rig = Rig::new();
     let id = rig.create("/upload/f").await;

@@ -69,7 +69,10 @@ pub(crate) fn overloaded() -> Response<Full<Bytes>> {
 }
 
 fn stream(head: &Parts, body: Incoming) -> Body {
-    let awaits = head.headers.get(http_header::EXPECT).is_some_and(|expect| expect.as_bytes() == b"100-continue");
+    let awaits = head
+        .headers
+        .get(http_header::EXPECT)
+        .is_some_and(|expect| expect.as_bytes().eq_ignore_ascii_case(b"100-continue"));
     let chunks = BodyDataStream::new(body).map(|chunk| chunk.map_err(|_| BodyError::Disconnected));
     Body::new(chunks).awaiting_continue(awaits)
 }

@@ -3,8 +3,6 @@
 //! and writers with stale rows.
 #![allow(clippy::unwrap_used, reason = "a test ends where something is missing")]
 
-#![allow(clippy::unwrap_used, reason = "all of this is a test")]
-
 mod ideal;
 mod server;
 
