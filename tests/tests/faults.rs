@@ -12,7 +12,9 @@ use std::{
 };
 
 use rustix::process::Signal;
-use tests::{Form, Sent, Server, ServerOptions, Upload, assert_staging_empty, list_files, wait_until};
+use tests::{
+    Form, Packet, Sent, Server, ServerOptions, Upload, assert_error, assert_staging_empty, list_files, wait_until,
+};
 
 const FRAGMENT: u64 = 64 * 1024;
 const FILE: &str = "upload/new/folder/file.bin";
@@ -107,6 +109,31 @@ fn the_server_may_die_at_every_point() {
     let missed: Vec<_> =
         points.iter().filter(|point| passed.get(point.as_str()).is_none_or(|deaths| *deaths == 0)).collect();
     assert!(missed.is_empty(), "no scenario passes {missed:?}; add one that does");
+}
+
+/// Somebody else's file appears at the destination while the server is down in the middle of
+/// publishing: it stays, and the client is refused.
+#[test]
+fn a_file_that_appears_after_the_intent_is_not_replaced() {
+    for directory in ["publish = \"last-fragment\"", "publish = \"close-session\""] {
+        let mut server = Server::start(ServerOptions::directory(directory).env("BITS_FAULT", "intent-after-commit"));
+        let mut upload = UPLOAD.upload(&server);
+        UPLOAD.go_on(&mut upload).unwrap_err();
+        server.wait();
+        put(&server, FOREIGN);
+        server.restart_with(ServerOptions::directory(directory));
+        let packet = if upload.is_whole() {
+            Packet::close(upload.form, &upload.path, upload.session())
+        } else {
+            upload.next_fragment(FRAGMENT)
+        };
+        for _ in 0..2 {
+            assert_error(&upload.ask(&packet).unwrap(), 403, 0x8007_0005);
+        }
+        upload.cancel().unwrap();
+        assert!(server.file(FILE).unwrap() == FOREIGN, "somebody else's file was replaced");
+        wait_until("nothing is left over", || list_files(&server.files()) == [FILE]);
+    }
 }
 
 /// Kills the server at the first passing of `point`, then at the second, and so on until it is not

@@ -8,14 +8,19 @@
 use std::{
     fs::{self, File},
     io::Write,
-    path::Path,
+    num::NonZeroU64,
+    path::{Path, PathBuf},
     thread,
     time::Duration,
 };
 
-use rustix::process::Signal;
+use rustix::{
+    fs::{Advice, fadvise},
+    process::Signal,
+};
 use tests::{
-    Answer, ImageDisk, STRACE, Server, ServerOptions, Upload, answers, assert_ok, assert_staging_empty, list_files,
+    Answer, ImageDisk, Packet, STRACE, Server, ServerOptions, Upload, answers, assert_error, assert_ok,
+    assert_staging_empty, list_files,
 };
 
 const MIB: u64 = 64;
@@ -90,6 +95,13 @@ impl DeadMachine {
         fs::read(self.disk.path().join("data/files").join(FILE)).ok()
     }
 
+    /// The staged file has the length that was acknowledged, and holes where there were bytes.
+    fn assert_hollow(&self, upload: &Upload) {
+        let bytes = fs::read(staged(self.disk.path())).unwrap();
+        assert!(bytes.len() as u64 >= upload.acknowledged, "the length does not survive; this proves nothing");
+        assert!(bytes != upload.content[..bytes.len()], "the bytes survive; this proves nothing");
+    }
+
     /// Boots: another boot id, a new page cache, the same disk.
     fn boot(self, upload: &mut Upload) -> Machine {
         let boot_id = self.disk.folder().join("boot_id");
@@ -151,17 +163,33 @@ fn with_checkpoints_the_next_ack_goes_back_to_the_last_one() {
     regresses(machine, upload, checkpoint);
 }
 
-/// Another session's durable commit takes the row along, which then promises more than the disk
-/// holds.
+/// The row survives and promises more than the disk holds.
 #[test]
 fn a_row_that_survives_its_bytes_is_not_believed() {
     let machine = Machine::new((Sync::Checkpoint, Publish::LastFragment));
     let (upload, checkpoint) = past_a_checkpoint(&machine);
-    machine.server.raw().create("/upload/other.bin");
+    keep_rows(&machine.server);
     regresses(machine, upload, checkpoint);
 }
 
-/// The file's length may survive without its bytes: here it does not shrink, and is not believed.
+/// The file's length survives too: the disk wrote the end of the file first. Only the boot tells
+/// that what lies before is not there.
+#[test]
+fn a_length_that_survives_its_bytes_is_not_believed() {
+    let machine = Machine::new((Sync::Checkpoint, Publish::LastFragment));
+    let (mut upload, checkpoint) = past_a_checkpoint(&machine);
+    let acknowledged = upload.acknowledged;
+    write_out_the_end(&machine);
+    let dead = machine.lose_power();
+    dead.assert_hollow(&upload);
+    let machine = dead.boot(&mut upload);
+    let next = upload.fragment_or_regress(FRAGMENT).unwrap();
+    assert!((checkpoint..acknowledged).contains(&next), "{next} is wanted, {checkpoint} was synced");
+    upload.fragments(FRAGMENT).unwrap();
+    upload.close().unwrap();
+    assert!(machine.server.file(FILE).unwrap() == upload.content, "the file has other bytes");
+}
+
 #[test]
 fn bytes_before_any_checkpoint_are_sent_again() {
     let machine = Machine::new((Sync::Checkpoint, Publish::LastFragment));
@@ -170,8 +198,62 @@ fn bytes_before_any_checkpoint_are_sent_again() {
     for _ in 0..4 {
         upload.fragment(FRAGMENT).unwrap();
     }
-    machine.server.raw().create("/upload/other.bin");
+    keep_rows(&machine.server);
     regresses(machine, upload, 0);
+}
+
+/// The server dies when it has the last byte and before it publishes, then the power fails: the
+/// row says that all bytes are there. Neither a Close nor a Fragment publishes what is not.
+#[test]
+fn an_upload_that_is_whole_by_its_row_alone_is_not_published() {
+    for with_close in [true, false] {
+        let mut machine = Machine::new((Sync::Checkpoint, Publish::LastFragment));
+        let sound = machine.server.options.clone();
+        machine.server.restart_with(sound.clone().env("BITS_FAULT", "fragment-after-commit:4"));
+        let mut upload = machine.upload(4);
+        upload.create().unwrap();
+        upload.fragments(FRAGMENT).unwrap_err();
+        machine.server.wait();
+        machine.server.restart_with(sound);
+        write_out_the_end(&machine);
+        let dead = machine.lose_power();
+        dead.assert_hollow(&upload);
+        let machine = dead.boot(&mut upload);
+        if with_close {
+            let close = Packet::close(upload.form, &upload.path, upload.session());
+            assert_error(&upload.ask(&close).unwrap(), 404, 0x8007_0002);
+        }
+        assert_eq!(machine.server.file(FILE), None);
+        while upload.fragment_or_regress(FRAGMENT).unwrap() < upload.total() {}
+        upload.close().unwrap();
+        assert!(machine.server.file(FILE).unwrap() == upload.content, "the file has other bytes");
+        assert_staging_empty(&machine.server.files());
+    }
+}
+
+/// A durable commit of another session syncs the database's log, with all rows that are in it.
+fn keep_rows(server: &Server) {
+    server.raw().create("/upload/other.bin");
+}
+
+/// Has the kernel write the end of the staged file and nothing before it, as it may at any time,
+/// and keeps the rows and the file's new length.
+fn write_out_the_end(machine: &Machine) {
+    let staged = File::open(staged(machine.disk.path())).unwrap();
+    let length = staged.metadata().unwrap().len();
+    let end = length - FRAGMENT / 2;
+    fadvise(&staged, end, NonZeroU64::new(length - end), Advice::DontNeed).unwrap();
+    thread::sleep(Duration::from_millis(200));
+    keep_rows(&machine.server);
+}
+
+/// The only file under way below the data folder.
+fn staged(disk: &Path) -> PathBuf {
+    let files = disk.join("data/files");
+    let found = list_files(&files);
+    let [staged] = &found[..] else { panic!("one upload is under way: {found:?}") };
+    assert!(staged.contains("BITS-Sessions"), "{staged} is under way");
+    files.join(staged)
 }
 
 #[test]
