@@ -3,15 +3,11 @@
 #![allow(clippy::unwrap_used, reason = "a test ends where something unforeseen happens")]
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
-    fs,
-    os::unix::process::ExitStatusExt,
-    path::Path,
-    sync::Mutex,
-    thread,
+    collections::BTreeSet, fs, os::unix::process::ExitStatusExt, path::Path, sync::Mutex, thread, time::Duration,
 };
 
 use rustix::process::Signal;
+use tempfile::TempDir;
 use tests::{
     Form, Packet, Sent, Server, ServerOptions, Upload, assert_error, assert_staging_empty, list_files, wait_until,
 };
@@ -87,28 +83,83 @@ impl Scenario {
     }
 }
 
+/// System calls that change the disk, some of them on one path below the data folder only: the
+/// server is killed before it makes them.
+const CALLS: [(&str, &str); 12] = [
+    ("fallocate", ""),
+    ("?pwritev,?pwritev2", ""),
+    ("fdatasync", ""),
+    ("fsync", "files/upload/BITS-Sessions"),
+    ("mkdirat", ""),
+    ("fchmod", ""),
+    ("?renameat,?renameat2", ""),
+    ("fsync", "files/upload/new/folder"),
+    ("fsync", "files/upload/new"),
+    ("unlinkat", ""),
+    ("pwrite64", "state.db-wal"),
+    ("fsync,fdatasync", "state.db-wal"),
+];
+
 #[test]
 fn the_server_may_die_at_every_point() {
-    let points = points();
+    let points: Vec<String> = points().into_iter().collect();
     assert!(points.len() > 10, "the points stand in the source: {points:?}");
-    let work: Vec<(Scenario, &str)> =
-        SCENARIOS.iter().flat_map(|scenario| points.iter().map(|point| (*scenario, point.as_str()))).collect();
-    let (queue, passed) = (Mutex::new(work.into_iter()), Mutex::new(BTreeMap::<&str, u32>::new()));
+    let at_point = |scenario: Scenario, point: &String, nth| {
+        let what = format!("{} dies at passing {nth} of {point}", scenario.name);
+        let options = ServerOptions::directory(scenario.directory).env("BITS_FAULT", &format!("{point}:{nth}"));
+        dies(scenario, options, Signal::ABORT, &what)
+    };
+    let missed = dies_everywhere(&SCENARIOS, &points, u32::MAX, at_point);
+    assert!(missed.is_empty(), "no scenario passes {missed:?}; add one that does");
+}
+
+#[test]
+fn the_server_may_be_killed_before_every_change_on_disk() {
+    let before_call = |scenario: Scenario, (calls, path): &(&str, &str), nth| {
+        let what = format!("{} is killed before call {nth} of {calls} {path}", scenario.name);
+        let folder = TempDir::new().unwrap();
+        let data = folder.path().join("data");
+        let (trace, inject) = (format!("trace={calls}"), format!("inject={calls}:signal=KILL:when={nth}"));
+        let path = data.join(path);
+        let mut wrapper = vec!["strace", "-f", "-o", "/dev/null", "-e", &trace, "-e", &inject];
+        if path != data {
+            wrapper.extend(["-P", path.to_str().unwrap()]);
+        }
+        let options = ServerOptions::directory(scenario.directory).data_dir(&data).wrapper(&wrapper);
+        dies(scenario, options, Signal::KILL, &what)
+    };
+    // Each thread counts its own calls, so that a count leads to several places.
+    let missed = dies_everywhere(&SCENARIOS[..4], &CALLS, 4, before_call);
+    assert!(missed.is_empty(), "no scenario makes {missed:?}; say what it makes instead");
+}
+
+/// In every scenario, has the server die at the first passing of each point, then at the second,
+/// and so on until it passes it no more, or for `most` times. Gives the points that no scenario
+/// passes.
+fn dies_everywhere<'a, T: Sync>(
+    scenarios: &[Scenario],
+    points: &'a [T],
+    most: u32,
+    dies_at: impl Fn(Scenario, &T, u32) -> bool + Sync,
+) -> Vec<&'a T> {
+    let work: Vec<(Scenario, usize)> =
+        scenarios.iter().flat_map(|scenario| (0..points.len()).map(|point| (*scenario, point))).collect();
+    let (queue, passed) = (Mutex::new(work.into_iter()), Mutex::new(BTreeSet::new()));
     thread::scope(|scope| {
         for _ in 0..4 {
             scope.spawn(|| {
                 loop {
                     let Some((scenario, point)) = queue.lock().unwrap().next() else { return };
-                    let deaths = dies_at(scenario, point);
-                    *passed.lock().unwrap().entry(point).or_default() += deaths;
+                    let deaths = (1..=most).take_while(|nth| dies_at(scenario, &points[point], *nth)).count();
+                    if deaths > 0 {
+                        passed.lock().unwrap().insert(point);
+                    }
                 }
             });
         }
     });
     let passed = passed.into_inner().unwrap();
-    let missed: Vec<_> =
-        points.iter().filter(|point| passed.get(point.as_str()).is_none_or(|deaths| *deaths == 0)).collect();
-    assert!(missed.is_empty(), "no scenario passes {missed:?}; add one that does");
+    points.iter().enumerate().filter(|(point, _)| !passed.contains(point)).map(|(_, point)| point).collect()
 }
 
 /// Somebody else's file appears at the destination while the server is down in the middle of
@@ -136,31 +187,31 @@ fn a_file_that_appears_after_the_intent_is_not_replaced() {
     }
 }
 
-/// Kills the server at the first passing of `point`, then at the second, and so on until it is not
-/// passed any more. Gives how often it was.
-fn dies_at(scenario: Scenario, point: &str) -> u32 {
-    (1..).find(|nth| !dies_at_passing(scenario, point, *nth)).map_or(0, |nth| nth - 1)
-}
-
-fn dies_at_passing(scenario: Scenario, point: &str, nth: u32) -> bool {
-    let options = ServerOptions::directory(scenario.directory).env("BITS_FAULT", &format!("{point}:{nth}"));
-    let mut server = Server::start(options);
+/// Runs the scenario on a server that dies on the way, and goes on with a sound one. False if it
+/// does not die.
+fn dies(scenario: Scenario, deadly: ServerOptions, signal: Signal, what: &str) -> bool {
+    let mut server = Server::prepare(deadly);
+    server.spawn();
+    let mut upload = scenario.upload(&server);
+    // It may die before it is ready.
+    while server.is_running() && !server.is_ready() {
+        thread::sleep(Duration::from_millis(5));
+    }
     if scenario.overwrites {
         put(&server, OLD);
     }
-    let mut upload = scenario.upload(&server);
     if scenario.go_on(&mut upload).is_ok() {
         return false;
     }
-    let what = format!("{} dies at passing {nth} of {point}", scenario.name);
-    assert_eq!(server.wait().signal(), Some(Signal::ABORT.as_raw()), "{what}");
-    let published = look(&server, &upload, &what);
+    assert_eq!(server.wait().signal(), Some(signal.as_raw()), "{what}");
+    let published = look(&server, &upload, what);
     let expected = if published { FOREIGN.to_vec() } else { upload.content.clone() };
     if published {
         put(&server, FOREIGN);
     }
 
-    server.restart_with(ServerOptions::directory(scenario.directory));
+    let sound = ServerOptions::directory(scenario.directory).data_dir(&server.data_dir());
+    server.restart_with(sound);
     scenario.go_on(&mut upload).unwrap_or_else(|error| panic!("{what}: {error}"));
 
     if scenario.publishes() {
