@@ -18,9 +18,9 @@ pub(crate) const TESTS: &[Package] = &[
     Package { program: "strace", name: "strace", reason: "shows that data is synced before it is acknowledged" },
     Package { program: "faketime", name: "faketime", reason: "lets the server's clock jump" },
     Package { program: "unshare", name: "util-linux", reason: "namespaces for small and read-only file systems" },
+    Package { program: "setpriv", name: "util-linux", reason: "servers that may do less than root" },
     Package { program: "mount", name: "mount", reason: "small and read-only file systems" },
     Package { program: "mkfs.ext4", name: "e2fsprogs", reason: "file systems that lose power" },
-    Package { program: "curl", name: "curl", reason: "an HTTP client that is not ours" },
 ];
 
 /// What the benchmarks need besides.
