@@ -248,8 +248,8 @@ impl Inner {
             incarnation: store.incarnation().to_owned(),
             pieces: written.pieces,
             handle: written.handle,
-            // A promise for the bytes is worth as much as the row that holds it.
-            durable: written.synced >= written.reached,
+            // A checkpoint of the bytes is worth as much as the row that tells of it.
+            durable: written.synced > session.synced,
         };
         let Some(advanced) = self.commit(session, &transition).await? else {
             self.discard_if_over(session).await?;

@@ -134,11 +134,10 @@ fn past_a_checkpoint(machine: &Machine) -> (Upload, u64) {
     let mut upload = machine.upload(16);
     upload.create().unwrap();
     upload.fragment(FRAGMENT).unwrap();
-    // A checkpoint is due after five seconds of progress.
-    thread::sleep(Duration::from_millis(5200));
-    upload.fragment(FRAGMENT).unwrap();
     let checkpoint = upload.acknowledged;
-    for _ in 0..5 {
+    // It is due after five seconds of progress, and comes somewhere in the next fragment.
+    thread::sleep(Duration::from_millis(5200));
+    for _ in 0..6 {
         upload.fragment(FRAGMENT).unwrap();
     }
     (upload, checkpoint)

@@ -14,6 +14,8 @@ use tests::{Raw, Server, ServerOptions, Upload, assert_next, assert_ok, assert_s
 
 const CLIENTS: u64 = 8;
 const FRAGMENT: u64 = 16 * 1024;
+/// The longest that clients go on, also when the test has failed.
+const LOAD: Duration = Duration::from_secs(40);
 /// What the connection that hangs has sent of its fragment.
 const CAME: u64 = 10_000;
 
@@ -51,7 +53,8 @@ fn clients_under_load_see_nothing_but_acks_and_closed_connections() {
             // A failure of the connection is the network's as far as the client knows: it comes
             // back, until nobody is there. Any answer but a proper ack fails the test.
             scope.spawn(move || {
-                while !stopped.load(Ordering::Relaxed) && !upload.is_whole() {
+                let start = Instant::now();
+                while !stopped.load(Ordering::Relaxed) && !upload.is_whole() && start.elapsed() < LOAD {
                     if upload.fragment(FRAGMENT).is_err() {
                         thread::sleep(Duration::from_millis(20));
                     }
