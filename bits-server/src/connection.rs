@@ -24,7 +24,7 @@ const PARK_AFTER: Duration = Duration::from_secs(1);
 /// Largest head of a request, in bytes; Kerberos tickets are long.
 const MAXIMUM_HEAD: usize = 64 * 1024;
 /// Most bytes that hyper holds of a connection, and so most that one write takes to the disk.
-const READ_BUFFER: usize = 256 * 1024;
+const READ_BUFFER: usize = 128 * 1024;
 
 /// How connections are served.
 #[derive(Clone, Copy, Debug)]
