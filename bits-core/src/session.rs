@@ -158,7 +158,9 @@ impl Transition {
     /// Whether its commit must survive a power loss before anyone hears of it.
     pub fn is_durable(&self) -> bool {
         match self {
-            Self::Name | Self::Begin { .. } | Self::Postpone { .. } => false,
+            // An upload of no bytes is whole with it: no later commit carries it along.
+            Self::Begin { total } => *total == 0,
+            Self::Name | Self::Postpone { .. } => false,
             Self::Advance { durable, .. } => *durable,
             Self::Regress { .. } | Self::Intend(_) | Self::Withdraw | Self::Published | Self::End(_) => true,
         }
@@ -793,6 +795,7 @@ mod tests {
         for (transition, durable) in [
             (Transition::Name, false),
             (Transition::Begin { total: 1 }, false),
+            (Transition::Begin { total: 0 }, true),
             (advance(1, 0), false),
             (durable_advance, true),
             (Transition::Regress { to: 0 }, true),
