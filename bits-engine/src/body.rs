@@ -19,8 +19,10 @@ const DRAIN_TIME: Duration = Duration::from_secs(10);
 /// A request's body: a stream of bytes, and whether the client waits to be asked for it.
 pub struct Body {
     stream: Pin<Box<dyn Stream<Item = Result<Bytes, BodyError>> + Send>>,
-    /// Asked for by `Expect: 100-continue` and not read yet: nothing is in flight.
-    unasked: bool,
+    /// The client asked by `Expect: 100-continue` whether to send it.
+    awaits: bool,
+    /// Something of it was asked for.
+    begun: bool,
     /// Nothing more is read, be it that it ended or that it was given up.
     ended: bool,
     broken: bool,
@@ -30,12 +32,12 @@ impl Body {
     /// A body that the client is sending. Chunks may have any size; the stream ends with the
     /// body, and fails with [`BodyError::Disconnected`] when the connection breaks.
     pub fn new(stream: impl Stream<Item = Result<Bytes, BodyError>> + Send + 'static) -> Self {
-        Self { stream: Box::pin(stream), unasked: false, ended: false, broken: false }
+        Self { stream: Box::pin(stream), awaits: false, begun: false, ended: false, broken: false }
     }
 
     /// The same body, which the client sends only when it is asked for by `100 Continue`.
     pub fn awaiting_continue(self, awaiting: bool) -> Self {
-        Self { unasked: awaiting, ..self }
+        Self { awaits: awaiting, ..self }
     }
 
     /// The part of the body to be written: without its first `skip` bytes, and failing unless
@@ -47,6 +49,7 @@ impl Body {
             left: length,
             idle,
             timer: Box::pin(tokio::time::sleep(idle)),
+            waiting: false,
             cut: Box::pin(cut.cancelled_owned()),
         }
     }
@@ -56,26 +59,32 @@ impl Body {
         self.broken
     }
 
+    /// Whether it was read from, so that no other part of it can be taken.
+    pub(crate) fn is_begun(&self) -> bool {
+        self.begun
+    }
+
     fn give_up(&mut self) {
         self.ended = true;
         self.broken = true;
     }
 
     /// Reads and drops what is in flight: a client that is still sending sees a reset instead of
-    /// the answer when the connection is closed on it. At most `limit` bytes and 10 s.
-    pub(crate) async fn drain(&mut self, limit: u64) {
-        if self.unasked {
+    /// the answer when the connection is closed on it. At most `limit` bytes and 10 s, and not
+    /// beyond `stop`.
+    pub(crate) async fn drain(&mut self, limit: u64, stop: &CancellationToken) {
+        if self.awaits && !self.begun {
             return;
         }
-        let _ = tokio::time::timeout(DRAIN_TIME, async {
+        let drop_all = async {
             let mut dropped = 0;
             while dropped <= limit
                 && let Some(Ok(chunk)) = self.next().await
             {
                 dropped += chunk.len() as u64;
             }
-        })
-        .await;
+        };
+        let _ = stop.run_until_cancelled(tokio::time::timeout(DRAIN_TIME, drop_all)).await;
     }
 }
 
@@ -86,7 +95,7 @@ impl Stream for Body {
         if self.ended {
             return Poll::Ready(None);
         }
-        self.unasked = false;
+        self.begun = true;
         let next = self.stream.as_mut().poll_next(context);
         match &next {
             Poll::Ready(None) => self.ended = true,
@@ -104,6 +113,8 @@ pub(crate) struct Part<'a> {
     left: u64,
     idle: Duration,
     timer: Pin<Box<Sleep>>,
+    /// The timer runs: the client is waited for, not the store.
+    waiting: bool,
     cut: Pin<Box<WaitForCancellationFutureOwned>>,
 }
 
@@ -138,18 +149,42 @@ impl Stream for Part<'_> {
                 Poll::Ready(None) => return Poll::Ready(this.end()),
                 Poll::Ready(Some(Err(error))) => return Poll::Ready(Some(Err(error))),
                 Poll::Ready(Some(Ok(chunk))) => {
-                    this.timer.as_mut().reset(Instant::now() + this.idle);
+                    this.waiting = false;
                     match this.accept(chunk) {
                         Ok(chunk) if chunk.is_empty() => {}
                         accepted => return Poll::Ready(Some(accepted)),
                     }
                 }
-                Poll::Pending if this.timer.as_mut().poll(context).is_ready() => {
+                Poll::Pending => {
+                    if !std::mem::replace(&mut this.waiting, true) {
+                        this.timer.as_mut().reset(Instant::now() + this.idle);
+                    }
+                    if this.timer.as_mut().poll(context).is_pending() {
+                        return Poll::Pending;
+                    }
                     this.body.give_up();
                     return Poll::Ready(Some(Err(BodyError::Idle)));
                 }
-                Poll::Pending => return Poll::Pending,
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A disk that takes minutes for a write says nothing about the client.
+    #[tokio::test(start_paused = true)]
+    async fn only_the_clients_silence_counts() {
+        let idle = Duration::from_secs(120);
+        let (feed, mut fed) = tokio::sync::mpsc::unbounded_channel();
+        let mut body = Body::new(futures_util::stream::poll_fn(move |context| fed.poll_recv(context)));
+        let mut part = body.part(0, 2, idle, CancellationToken::new());
+        feed.send(Ok(Bytes::from_static(b"a"))).expect("the body is there");
+        assert_eq!(part.next().await, Some(Ok(Bytes::from_static(b"a"))));
+        tokio::time::advance(idle * 2).await;
+        assert!(tokio::time::timeout(idle / 2, part.next()).await.is_err(), "it was waited for a minute only");
+        assert_eq!(part.next().await, Some(Err(BodyError::Idle)));
     }
 }

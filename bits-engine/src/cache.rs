@@ -8,7 +8,7 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use bits_core::{Session, SessionId};
+use bits_core::{Principal, Session, SessionId, VirtualPath};
 
 /// Most sessions to keep; all are dropped when there are more.
 const CAPACITY: usize = 16 * 1024;
@@ -21,6 +21,11 @@ pub(crate) struct Cache {
 impl Cache {
     pub(crate) fn get(&self, id: SessionId) -> Option<Session> {
         self.lock().get(&id).cloned()
+    }
+
+    /// Whether the session is here, and may be known of by who asks.
+    pub(crate) fn holds(&self, id: SessionId, principal: &Principal, destination: &VirtualPath) -> bool {
+        self.lock().get(&id).is_some_and(|session| session.belongs_to(principal, destination))
     }
 
     pub(crate) fn put(&self, session: &Session) {

@@ -13,6 +13,7 @@ use crate::{
     faults::fault,
     fragment::ATTEMPTS,
     publish::Outcome,
+    turns::Turn,
 };
 
 /// What a packet finds under its session id.
@@ -43,8 +44,19 @@ impl Inner {
         Err(Refusal::Unavailable)
     }
 
+    /// The packet's turn at its session. A packet that must not know of the session cuts nobody off.
+    pub(crate) async fn turn(&self, call: &Call, id: SessionId) -> Result<Turn, Refusal> {
+        if !self.cache.holds(id, &call.caller.principal, &call.destination) {
+            self.find(call, id).await?;
+        }
+        Ok(self.turns.take(id, &self.stop).await)
+    }
+
     pub(crate) async fn close(self: &Arc<Self>, call: &Call, id: SessionId) -> Ack {
-        let mut turn = self.turns.take(id, &self.stop).await;
+        let mut turn = match self.turn(call, id).await {
+            Ok(turn) => turn,
+            Err(refusal) => return refused(refusal, id),
+        };
         for _ in 0..ATTEMPTS {
             let session = match self.open(call, id).await {
                 Ok(Opened::Live(session)) => session,
@@ -69,7 +81,10 @@ impl Inner {
     }
 
     pub(crate) async fn cancel(self: &Arc<Self>, call: &Call, id: SessionId) -> Ack {
-        let mut turn = self.turns.take(id, &self.stop).await;
+        let mut turn = match self.turn(call, id).await {
+            Ok(turn) => turn,
+            Err(refusal) => return refused(refusal, id),
+        };
         for _ in 0..ATTEMPTS {
             let session = match self.find(call, id).await {
                 Ok(Some(session)) => session,
@@ -80,9 +95,9 @@ impl Inner {
                 turn.end();
                 match self.publish(id).await {
                     Outcome::Published { .. } | Outcome::Regressed { .. } => Ok(false),
-                    // The destination refused it, so that the session can be cancelled now.
-                    Outcome::Refused(refusal) if !refusal.is_ours() => Ok(false),
-                    Outcome::Refused(refusal) => Err(refusal),
+                    Outcome::Refused(refusal) if refusal.is_ours() => Err(refusal),
+                    // Denied for good: ends it as it stands, if it was not set back to receiving.
+                    Outcome::Refused(_) => self.end(&session, Ending::Cancelled).await,
                 }
             } else {
                 self.end(&session, Ending::Cancelled).await
@@ -108,6 +123,14 @@ impl Inner {
             self.clean(&tombstone).await;
         }
         Ok(true)
+    }
+
+    /// Cleans up after a session that ended outside of its turn, as at an operator's word. Who
+    /// still writes to it is cut off, and nobody starts to.
+    pub(crate) async fn clean_in_turn(&self, tombstone: &Tombstone) {
+        let _turn = self.turns.take(tombstone.id, &self.stop).await;
+        self.cache.remove(tombstone.id);
+        self.clean(tombstone).await;
     }
 
     /// Deletes what is staged for an ended session. A failure is logged; the sweeper tries again.
@@ -177,7 +200,8 @@ impl Inner {
     }
 }
 
-fn refused(refusal: Refusal, id: SessionId) -> Ack {
+/// The ack of a refusal; it names the session unless that is not found.
+pub(crate) fn refused(refusal: Refusal, id: SessionId) -> Ack {
     let known = refusal != Refusal::SessionNotFound;
     Ack::refused(refusal, known.then_some(id))
 }

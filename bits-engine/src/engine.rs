@@ -8,6 +8,7 @@ use bits_core::{
 };
 use http::request::Parts;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::Instrument;
 use uuid::Uuid;
 
 use crate::{
@@ -133,35 +134,37 @@ impl Engine {
     ///
     /// Dropping the future loses nothing: what it started goes on.
     ///
-    /// Whatever part of the body is not wanted is read and dropped first, so
-    /// that the client sees the ack; up to the directory's fragment size and 10 s.
+    /// Whatever part of the body is not wanted is read and dropped first, so that the client sees
+    /// the ack; up to the directory's fragment size, but at least 64 MiB, and 10 s.
     pub async fn handle(&self, head: &Parts, caller: Caller, body: Body) -> Option<Ack> {
         let route = self.inner.directories.route(head.uri.path());
-        let drain_limit = route.as_ref().map_or(DEFAULT_DRAIN, |route| route.directory.maximum_fragment_size);
+        let drain_limit =
+            route.as_ref().map_or(LEAST_DRAIN, |route| route.directory.maximum_fragment_size.max(LEAST_DRAIN));
         let call = match route.and_then(|route| Call::new(route, head, &caller)) {
             Ok(call) => call,
             Err(refusal) => {
                 self.note_malformed(head, caller).await;
-                return Some(refuse(refusal, body, drain_limit).await);
+                return Some(self.inner.refuse(refusal, body, drain_limit).await);
             }
         };
         let inner = self.inner.clone();
-        let task = self.inner.tasks.spawn(async move {
+        let answering = async move {
             let mut body = body;
             let ack = inner.answer(&call, &mut body).await;
-            body.drain(call.directory.maximum_fragment_size).await;
+            body.drain(drain_limit, &inner.stop).await;
             (!body.is_broken()).then_some(ack)
-        });
+        };
+        let task = self.inner.tasks.spawn(answering.in_current_span());
         task.await.unwrap_or_else(|failure| {
             tracing::error!(%failure, "a request's task failed");
             Some(Ack::refused(Refusal::Internal, None))
         })
     }
 
-    /// A malformed Fragment in the override form names its session too: closing it must not
+    /// A malformed Fragment names its session too: closing it in the override form must not
     /// publish an empty file.
     async fn note_malformed(&self, head: &Parts, caller: Caller) {
-        let (Some(Form::Override), Some(id)) = (Form::of(head), Packet::fragment_of(head)) else { return };
+        let Some(id) = Packet::fragment_of(head) else { return };
         let Ok(route) = self.inner.directories.route(head.uri.path()) else { return };
         let (inner, destination) = (self.inner.clone(), route.destination);
         let noted = self.inner.tasks.spawn(async move { inner.name_by(id, &caller.principal, &destination).await });
@@ -202,8 +205,9 @@ impl fmt::Debug for Engine {
     }
 }
 
-/// What is dropped of a body outside every directory: the default fragment size.
-const DEFAULT_DRAIN: u64 = 64 << 20;
+/// As much is dropped of any body. A fragment over a small limit must be read to its end, or the
+/// client never sees the 413 that asks for smaller ones.
+const LEAST_DRAIN: u64 = 64 << 20;
 
 /// A packet with all that it takes to answer it.
 pub(crate) struct Call {
@@ -248,6 +252,11 @@ impl Inner {
             Packet::CloseSession(id) => self.close(call, id).await,
             Packet::CancelSession(id) => self.cancel(call, id).await,
         }
+    }
+
+    async fn refuse(&self, refusal: Refusal, mut body: Body, drain_limit: u64) -> Ack {
+        body.drain(drain_limit, &self.stop).await;
+        Ack::refused(refusal, None)
     }
 
     /// Section 3.2.5.2.4. Nothing is reserved: the destination is only looked at.
@@ -330,11 +339,6 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
         cause = error.source();
     }
     text.escape_default().to_string()
-}
-
-async fn refuse(refusal: Refusal, mut body: Body, drain_limit: u64) -> Ack {
-    body.drain(drain_limit).await;
-    Ack::refused(refusal, None)
 }
 
 fn today() -> String {

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use bits_core::{
-    Ack, BodyError, Commit, Form, Found, FragmentDecision, FragmentHead, Principal, PublishAt, Refusal, Session,
+    Ack, BodyError, Commit, Found, FragmentDecision, FragmentHead, Principal, PublishAt, Refusal, Session,
     SessionEventKind, SessionId, Stopped, StoreError, StoreErrorKind, Transition, Upload, VirtualPath, Written,
 };
 
 use crate::{
     body::Body,
-    end::Opened,
+    end::{Opened, refused},
     engine::{Call, Inner, chain, row_refusal},
     faults::fault,
     publish::Outcome,
@@ -31,19 +31,22 @@ enum Step {
 
 impl Inner {
     pub(crate) async fn fragment(self: &Arc<Self>, call: &Call, fragment: FragmentHead, body: &mut Body) -> Ack {
-        let mut turn = self.turns.take(fragment.session, &self.stop).await;
+        let id = fragment.session;
+        let mut turn = match self.turn(call, id).await {
+            Ok(turn) => turn,
+            Err(refusal) => return refused(refusal, id),
+        };
         let outcome = self.store_fragment(call, fragment, body, &turn).await;
         turn.end();
         match outcome {
             Ok(Step::Answer(ack)) => ack,
-            Ok(Step::Publish) => match self.publish(fragment.session).await {
-                Outcome::Published { total } => Ack::fragment(fragment.session, total),
-                Outcome::Regressed { to } => Ack::fragment(fragment.session, to),
-                Outcome::Refused(refusal) => Ack::refused(refusal, Some(fragment.session)),
+            Ok(Step::Publish) => match self.publish(id).await {
+                Outcome::Published { total } => Ack::fragment(id, total),
+                Outcome::Regressed { to } => Ack::fragment(id, to),
+                Outcome::Refused(refusal) => refused(refusal, id),
             },
-            Ok(Step::Again) => Ack::refused(Refusal::Unavailable, Some(fragment.session)),
-            Err(Refusal::SessionNotFound) => Ack::refused(Refusal::SessionNotFound, None),
-            Err(refusal) => Ack::refused(refusal, Some(fragment.session)),
+            Ok(Step::Again) => refused(Refusal::Unavailable, id),
+            Err(refusal) => refused(refusal, id),
         }
     }
 
@@ -54,9 +57,6 @@ impl Inner {
         body: &mut Body,
         turn: &Turn,
     ) -> Result<Step, Refusal> {
-        if turn.cut.is_cancelled() {
-            return Err(Refusal::Unavailable);
-        }
         for attempt in 0..ATTEMPTS {
             let cached = (attempt == 0).then(|| self.cache.get(fragment.session)).flatten();
             let accepting = cached.filter(|session| {
@@ -88,7 +88,7 @@ impl Inner {
     ) -> Result<Step, Refusal> {
         let decision = session.on_fragment(fragment.range, &call.directory);
         if matches!(decision, FragmentDecision::Refuse(_)) {
-            self.name(call, session).await;
+            self.name(session).await;
         } else if session.total.is_none() {
             return match self.begin(call, session, fragment.range.total()).await? {
                 Some(session) => Box::pin(self.take(call, &session, fragment, body, turn)).await,
@@ -96,6 +96,10 @@ impl Inner {
             };
         }
         match decision {
+            // Somebody moved the session while the body was read: the client goes on from there.
+            FragmentDecision::Write { .. } if body.is_begun() => {
+                Ok(Step::Answer(Ack::fragment(session.id, session.received)))
+            }
             FragmentDecision::Write { skip, length } => self.write(call, session, (skip, length), body, turn).await,
             FragmentDecision::Held { next } => Ok(Step::Answer(Ack::fragment(session.id, next))),
             FragmentDecision::Published { total } => Ok(Step::Answer(Ack::fragment(session.id, total))),
@@ -106,8 +110,8 @@ impl Inner {
 
     /// Remembers that a Fragment named the session, so that closing it in the override form does
     /// not publish an empty file.
-    async fn name(&self, call: &Call, session: &Session) {
-        if session.fragment_seen || call.form == Form::Native {
+    async fn name(&self, session: &Session) {
+        if session.fragment_seen {
             return;
         }
         match self.sessions.commit(session, &Transition::Name).await {
@@ -134,7 +138,7 @@ impl Inner {
     pub(crate) async fn begin(&self, call: &Call, session: &Session, total: u64) -> Result<Option<Session>, Refusal> {
         let upload = Upload { total, ..Upload::of(session, Vec::new()) };
         if let Err(error) = self.storage(&session.storage)?.reserve(&upload).await {
-            self.name(call, session).await;
+            self.name(session).await;
             return Err(call.store_refusal(&error));
         }
         fault("begin-before-commit");
@@ -146,6 +150,7 @@ impl Inner {
             }
             _ => {
                 self.cache.remove(session.id);
+                self.discard_if_over(session).await?;
                 Ok(None)
             }
         }
@@ -164,6 +169,7 @@ impl Inner {
         let mut part = body.part(skip, length, self.limits.idle_timeout, turn.cut.clone());
         let mut written = store.write(&upload, &mut part).await;
         fault("fragment-before-commit");
+        let last = session.total == Some(written.reached);
         let stopped = written.stopped.take();
         match stopped {
             None => {}
@@ -172,12 +178,14 @@ impl Inner {
             }
             Some(Stopped::Body(error)) => {
                 tracing::debug!(session = %session.id, %error, "a body ended early; what came is kept");
-                self.advance(session, written).await?;
-                return Err(Refusal::Unavailable);
+                // With all bytes there the next ack may be the last, which promises that they stay.
+                if !(last && call.directory.publish == PublishAt::CloseSession) {
+                    self.advance(session, written).await?;
+                    return Err(Refusal::Unavailable);
+                }
             }
             Some(Stopped::Store(error)) => return self.write_failed(call, session, written, &error).await,
         }
-        let last = session.total == Some(written.reached);
         if last && call.directory.publish == PublishAt::CloseSession {
             return self.finish(call, session, upload, written).await;
         }

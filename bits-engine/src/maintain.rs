@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use bits_core::{Directory, Ending, Filter, SessionStoreError, Timestamp};
+use bits_core::{Directory, Ending, Filter, Session, SessionStoreError, Timestamp};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -67,9 +67,10 @@ impl Engine {
             self.inner.start_job(session.id);
         }
         for tombstone in self.inner.sessions.unclean(BATCH).await? {
-            self.inner.clean(&tombstone).await;
+            self.inner.clean_in_turn(&tombstone).await;
         }
-        self.inner.sessions.purge(BATCH).await.map(|_| ())
+        while self.inner.sessions.purge(BATCH).await? >= u64::from(BATCH) {}
+        Ok(())
     }
 
     /// Removes all sessions that have expired, however many they are. The clock is trusted.
@@ -112,7 +113,7 @@ impl Inner {
                 if session.state == bits_core::State::Publish {
                     self.publish(session.id).await;
                 }
-                ended += u64::from(matches!(self.end(session, Ending::Expired).await, Ok(true)));
+                ended += u64::from(self.end_in_turn(session, Ending::Expired).await);
             }
             removed += ended;
             if ended == 0 {
@@ -129,9 +130,16 @@ impl Inner {
             let Some(last) = sessions.last() else { return Ok(ended) };
             filter.after = Some((last.created_at, last.id));
             for session in &sessions {
-                ended += u64::from(matches!(self.end(session, Ending::Cancelled).await, Ok(true)));
+                ended += u64::from(self.end_in_turn(session, Ending::Cancelled).await);
             }
         }
+    }
+
+    /// Ends a session that is as it was seen. A request that writes to it is cut off before, and
+    /// what came of it is progress.
+    async fn end_in_turn(&self, session: &Session, ending: Ending) -> bool {
+        let _turn = self.turns.take(session.id, &self.stop).await;
+        matches!(self.end(session, ending).await, Ok(true))
     }
 }
 

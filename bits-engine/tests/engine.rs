@@ -2,15 +2,25 @@
 
 #![allow(clippy::unwrap_used, reason = "a test ends where something is missing")]
 
-use std::{sync::Arc, time::Duration};
+mod hooked;
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use bits_core::{
-    Ack, BodyError, Directory, Hresult, Principal, PublishAt, SessionId, SessionStore, StorageKey, StoreErrorKind,
+    Ack, BodyError, Commit, Directory, Ending, Found, Hresult, Principal, PublishAt, Session, SessionId, SessionStore,
+    StorageKey, StoreErrorKind, Transition,
     conformance::{ManualClock, MemorySessions, MemoryUploads, PublishFault},
 };
 use bits_engine::{Body, Caller, Directories, Engine};
 use bytes::Bytes;
-use futures_util::stream;
+use futures_util::{StreamExt, stream};
+use hooked::Hooked;
 use http::{Request, request::Parts};
 use tokio::sync::mpsc;
 
@@ -20,6 +30,7 @@ struct Rig {
     engine: Engine,
     sessions: Arc<MemorySessions>,
     uploads: Arc<MemoryUploads>,
+    hooks: Arc<Hooked>,
     clock: ManualClock,
 }
 
@@ -29,19 +40,40 @@ impl Rig {
     }
 
     fn with(change: impl Fn(&mut Directory)) -> Self {
+        Self::over(MemoryUploads::new(PART), change)
+    }
+
+    fn over(uploads: MemoryUploads, change: impl Fn(&mut Directory)) -> Self {
         let clock = ManualClock::default();
         let sessions = Arc::new(MemorySessions::new(clock.clone()));
-        let uploads = Arc::new(MemoryUploads::new(PART));
+        let uploads = Arc::new(uploads);
+        let hooks = Arc::new(Hooked::new(uploads.clone(), sessions.clone()));
         let mut directory = Directory::new("/upload", "memory", StorageKey::parse("store").unwrap());
         change(&mut directory);
         let directories = Directories::new(vec![directory]).unwrap();
-        let engine = Engine::builder(sessions.clone(), directories).storage("memory", uploads.clone()).build().unwrap();
-        Self { engine, sessions, uploads, clock }
+        let engine = Engine::builder(sessions.clone(), directories).storage("memory", hooks.clone()).build().unwrap();
+        Self { engine, sessions, uploads, hooks, clock }
     }
 
     async fn send(&self, packet: Packet<'_>, body: Body) -> Option<Ack> {
-        let caller = Caller { principal: Principal::ANONYMOUS, address: None };
-        self.engine.handle(&packet.head(), caller, body).await
+        self.send_as(Principal::ANONYMOUS, packet, body).await
+    }
+
+    async fn send_as(&self, principal: Principal, packet: Packet<'_>, body: Body) -> Option<Ack> {
+        self.engine.handle(&packet.head(), Caller { principal, address: None }, body).await
+    }
+
+    async fn row(&self, id: SessionId) -> Session {
+        match self.sessions.load(id).await.unwrap() {
+            Some(Found::Live(session)) => session,
+            other => panic!("not live: {other:?}"),
+        }
+    }
+
+    /// What another process does to a session.
+    async fn meddle(&self, id: SessionId, transition: Transition) {
+        let commit = self.sessions.commit(&self.row(id).await, &transition).await.unwrap();
+        assert!(matches!(commit, Commit::Live(_) | Commit::Ended(_)), "{commit:?}");
     }
 
     async fn create(&self, path: &str) -> SessionId {
@@ -448,4 +480,194 @@ async fn disabled_directories_lose_their_sessions() {
     let caller = Caller { principal: Principal::ANONYMOUS, address: None };
     let ack = engine.handle(&Packet::new("/upload/f", "Ping").head(), caller, nothing()).await.unwrap();
     assert_eq!((ack.status().as_u16(), code(&ack)), (501, Some(Hresult::E_ACCESSDENIED)));
+}
+
+/// A fragment whose body the test feeds, under way in a task; its first bytes have come.
+async fn under_way(
+    rig: &Arc<Rig>,
+    id: SessionId,
+    came: &'static [u8],
+    range: (usize, usize, usize),
+) -> (mpsc::UnboundedSender<Result<Bytes, BodyError>>, tokio::task::JoinHandle<Option<Ack>>) {
+    let (feed, body) = fed();
+    feed.send(Ok(Bytes::from_static(came))).unwrap();
+    let packet = Packet::new("/upload/f", "Fragment").session(id).range(range.0, range.1, range.2);
+    let request = {
+        let rig = rig.clone();
+        tokio::spawn(async move { rig.send(packet, body).await })
+    };
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    (feed, request)
+}
+
+/// Its body is spent, so that the rest cannot be decided anew; a refusal would end the job.
+#[tokio::test]
+async fn a_session_moved_under_a_fragment_is_acknowledged_where_it_stands() {
+    let rig = Arc::new(Rig::new());
+    let id = rig.create("/upload/f").await;
+    assert_eq!(rig.fragment("/upload/f", id, 0, b"hello world", 5).await.next_offset(), Some(5));
+    let (feed, request) = under_way(&rig, id, b"hello wo", (0, 11, 11)).await;
+    rig.meddle(id, Transition::Regress { to: 0 }).await;
+    feed.send(Ok(Bytes::from_static(b"rld"))).unwrap();
+    drop(feed);
+    let ack = request.await.unwrap().unwrap();
+    assert_eq!((ack.status().as_u16(), ack.next_offset()), (200, Some(0)), "{ack:?}");
+    assert_eq!(rig.fragment("/upload/f", id, 0, b"hello world", 11).await.next_offset(), Some(11));
+    assert_eq!(rig.stored("f").unwrap(), "hello world");
+}
+
+#[tokio::test]
+async fn strangers_cut_nobody_off() {
+    for kind in ["Fragment", "Close-Session", "Cancel-Session"] {
+        for (principal, path) in [("mallory@x", "/upload/f"), ("", "/upload/other")] {
+            let rig = Arc::new(Rig::new());
+            let id = rig.create("/upload/f").await;
+            let (feed, request) = under_way(&rig, id, b"hello", (0, 11, 11)).await;
+            let mut packet = Packet::new(path, kind).session(id);
+            if kind == "Fragment" {
+                packet = packet.range(0, 1, 11);
+            }
+            let stranger = rig.send_as(Principal::named(principal), packet, bytes(b"x")).await.unwrap();
+            assert_eq!(code(&stranger), Some(Hresult::BG_E_SESSION_NOT_FOUND), "{kind} {principal} {path}");
+            assert_eq!(stranger.session, None);
+            feed.send(Ok(Bytes::from_static(b" world"))).unwrap();
+            drop(feed);
+            let ack = request.await.unwrap().expect("the upload goes on");
+            assert_eq!(ack.next_offset(), Some(11), "{kind} {principal} {path}");
+        }
+    }
+}
+
+/// As `bits-server sessions cancel` ends one beside a running server.
+#[tokio::test]
+async fn cleaning_up_after_a_session_cuts_its_request_off() {
+    let rig = Arc::new(Rig::new());
+    let id = rig.create("/upload/f").await;
+    let (feed, request) = under_way(&rig, id, b"hello", (0, 11, 11)).await;
+    rig.meddle(id, Transition::End(Ending::Cancelled)).await;
+    rig.engine.tidy().await.unwrap();
+    let ended = tokio::time::timeout(Duration::from_secs(5), request).await.expect("it is cut off");
+    assert_eq!(ended.unwrap(), None);
+    assert_eq!(rig.uploads.staged(), Vec::<String>::new());
+    let ack = rig.fragment("/upload/f", id, 0, b"hello world", 11).await;
+    assert_eq!(code(&ack), Some(Hresult::BG_E_SESSION_NOT_FOUND));
+    assert_eq!(rig.uploads.staged(), Vec::<String>::new());
+    drop(feed);
+}
+
+#[tokio::test]
+async fn a_session_that_is_being_written_is_not_expired() {
+    let rig = Arc::new(Rig::with(|directory| directory.session_timeout = Duration::from_secs(60)));
+    let id = rig.create("/upload/f").await;
+    let (feed, request) = under_way(&rig, id, b"hello", (0, 11, 11)).await;
+    rig.clock.advance(Duration::from_secs(61));
+    assert_eq!(rig.engine.sweep().await.unwrap(), 0);
+    assert_eq!(rig.row(id).await.received, 5, "what came is progress");
+    assert_eq!(request.await.unwrap(), None);
+    drop(feed);
+}
+
+#[tokio::test]
+async fn room_made_for_a_session_that_is_over_is_given_back() {
+    let rig = Rig::new();
+    let id = rig.create("/upload/f").await;
+    rig.hooks.end_at_reserve.store(true, Ordering::SeqCst);
+    let ack = rig.fragment("/upload/f", id, 0, b"hello", 5).await;
+    assert_eq!(code(&ack), Some(Hresult::BG_E_SESSION_NOT_FOUND));
+    assert_eq!(rig.hooks.discards.load(Ordering::SeqCst), 1);
+}
+
+/// Decision 8: in the override form a Close-Session publishes an empty file only where no
+/// Fragment request ever named the session.
+#[tokio::test]
+async fn any_fragment_that_named_a_session_keeps_it_from_being_published_empty() {
+    let rig = Rig::new();
+    let malformed = Packet::new("/upload/f", "Fragment");
+    let gap = malformed.range(5, 6, 10);
+    for (packet, status) in [(malformed, 400), (malformed.overridden(), 400), (gap, 416), (gap.overridden(), 416)] {
+        let id = rig.create("/upload/f").await;
+        let ack = rig.send(packet.session(id), bytes(b"x")).await.unwrap();
+        assert_eq!(ack.status().as_u16(), status);
+        let close = Packet::new("/upload/f", "Close-Session").session(id).overridden();
+        assert_eq!(rig.send(close, nothing()).await.unwrap().status(), 200);
+        assert_eq!(rig.stored("f"), None, "{status}");
+    }
+}
+
+#[tokio::test]
+async fn what_the_storage_denies_to_publish_can_be_cancelled() {
+    let rig = Rig::new();
+    let id = rig.create("/upload/f").await;
+    rig.hooks.deny_publish.store(true, Ordering::SeqCst);
+    assert_eq!(rig.fragment("/upload/f", id, 0, b"hello", 5).await.status(), 403);
+    assert_eq!(rig.end("/upload/f", "Cancel-Session", id).await.status(), 200);
+    assert_eq!(rig.uploads.staged(), Vec::<String>::new());
+    assert_eq!(rig.stored("f"), None);
+}
+
+#[tokio::test]
+async fn old_tombstones_are_all_forgotten() {
+    let rig = Rig::with(|directory| directory.session_timeout = Duration::from_secs(60));
+    let mut ids = Vec::new();
+    for _ in 0..600 {
+        let id = rig.create("/upload/f").await;
+        let _ = rig.end("/upload/f", "Close-Session", id).await;
+        ids.push(id);
+    }
+    rig.clock.advance(Duration::from_secs(61));
+    rig.engine.tidy().await.unwrap();
+    for id in ids {
+        assert_eq!(rig.sessions.load(id).await.unwrap(), None);
+    }
+}
+
+/// With the last ack, data and row are on stable storage.
+#[tokio::test]
+async fn the_last_byte_is_durable_also_when_it_came_with_a_broken_body() {
+    let rig = Rig::over(MemoryUploads::volatile(PART), |directory| directory.publish = PublishAt::CloseSession);
+    let id = rig.create("/upload/f").await;
+    let (feed, body) = fed();
+    feed.send(Ok(Bytes::from_static(b"hello"))).unwrap();
+    feed.send(Err(BodyError::Disconnected)).unwrap();
+    let packet = Packet::new("/upload/f", "Fragment").session(id).range(0, 5, 5);
+    assert_eq!(rig.send(packet, body).await, None);
+    assert_eq!(rig.fragment("/upload/f", id, 0, b"hello", 5).await.next_offset(), Some(5));
+    assert_eq!(rig.row(id).await.synced, 5);
+}
+
+/// Windows would wait ten minutes after a 503.
+#[tokio::test]
+async fn a_server_that_has_stopped_cuts_fragments_off_without_an_answer() {
+    let rig = Rig::new();
+    let id = rig.create("/upload/f").await;
+    rig.engine.stop().await;
+    let packet = Packet::new("/upload/f", "Fragment").session(id).range(0, 5, 5);
+    assert_eq!(rig.send(packet, bytes(b"hello")).await, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn stopping_waits_for_no_body_that_is_dropped() {
+    let rig = Arc::new(Rig::new());
+    let id = rig.create("/upload/f").await;
+    let (feed, request) = under_way(&rig, id, b"x", (5, 11, 11)).await;
+    let start = tokio::time::Instant::now();
+    rig.engine.stop().await;
+    assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+    assert_eq!(request.await.unwrap().unwrap().status(), 416);
+    drop(feed);
+}
+
+#[tokio::test]
+async fn a_fragment_over_a_small_limit_is_read_to_its_end() {
+    let rig = Rig::with(|directory| directory.maximum_fragment_size = 10);
+    let id = rig.create("/upload/f").await;
+    let read = Arc::new(AtomicUsize::new(0));
+    let counter = read.clone();
+    let chunks = stream::iter(0..10).map(move |_| {
+        counter.fetch_add(10, Ordering::SeqCst);
+        Ok(Bytes::from_static(b"0123456789"))
+    });
+    let packet = Packet::new("/upload/f", "Fragment").session(id).range(0, 100, 100);
+    assert_eq!(rig.send(packet, Body::new(chunks)).await.unwrap().status(), 413);
+    assert_eq!(read.load(Ordering::SeqCst), 100);
 }

@@ -1,0 +1,102 @@
+//! A store in memory to whose calls things can be made to happen.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, AtomicUsize, Ordering},
+};
+
+use async_trait::async_trait;
+use bits_core::{
+    BodyStream, Destination, Ending, Found, Piece, Precondition, PublishIntent, Session, SessionStore, StorageKey,
+    StoreError, StoreErrorKind, Transition, Upload, UploadStore, Written,
+    conformance::{MemorySessions, MemoryUploads},
+};
+
+pub(crate) struct Hooked {
+    inner: Arc<MemoryUploads>,
+    sessions: Arc<MemorySessions>,
+    /// Publishing is denied.
+    pub(crate) deny_publish: AtomicBool,
+    /// When room is made for an upload, its session has just been ended and cleaned up.
+    pub(crate) end_at_reserve: AtomicBool,
+    /// How often something was discarded.
+    pub(crate) discards: AtomicUsize,
+}
+
+impl Hooked {
+    pub(crate) fn new(inner: Arc<MemoryUploads>, sessions: Arc<MemorySessions>) -> Self {
+        Self {
+            inner,
+            sessions,
+            deny_publish: AtomicBool::new(false),
+            end_at_reserve: AtomicBool::new(false),
+            discards: AtomicUsize::new(0),
+        }
+    }
+}
+
+#[async_trait]
+impl UploadStore for Hooked {
+    fn incarnation(&self) -> &str {
+        self.inner.incarnation()
+    }
+
+    fn pieces_from(&self, session: &Session) -> Option<u64> {
+        self.inner.pieces_from(session)
+    }
+
+    async fn inspect(&self, key: &StorageKey) -> Result<Destination, StoreError> {
+        self.inner.inspect(key).await
+    }
+
+    async fn reserve(&self, upload: &Upload) -> Result<(), StoreError> {
+        if self.end_at_reserve.load(Ordering::SeqCst)
+            && let Ok(Some(Found::Live(session))) = self.sessions.load(upload.session).await
+        {
+            let _ = self.sessions.commit(&session, &Transition::End(Ending::Cancelled)).await;
+            let _ = self.sessions.cleaned(upload.session).await;
+        }
+        self.inner.reserve(upload).await
+    }
+
+    async fn available(&self, upload: &Upload) -> Result<u64, StoreError> {
+        self.inner.available(upload).await
+    }
+
+    async fn write(&self, upload: &Upload, body: &mut BodyStream<'_>) -> Written {
+        self.inner.write(upload, body).await
+    }
+
+    async fn sync(&self, upload: &Upload) -> Result<(), StoreError> {
+        self.inner.sync(upload).await
+    }
+
+    async fn prepare(&self, upload: &Upload, precondition: Precondition) -> Result<PublishIntent, StoreError> {
+        self.inner.prepare(upload, precondition).await
+    }
+
+    async fn publish(
+        &self,
+        upload: &Upload,
+        precondition: Precondition,
+        intent: &PublishIntent,
+    ) -> Result<(), StoreError> {
+        if self.deny_publish.load(Ordering::SeqCst) {
+            return Err(StoreError::new(StoreErrorKind::Denied, "publishing is denied"));
+        }
+        self.inner.publish(upload, precondition, intent).await
+    }
+
+    async fn discard(&self, upload: &Upload) -> Result<(), StoreError> {
+        self.discards.fetch_add(1, Ordering::SeqCst);
+        self.inner.discard(upload).await
+    }
+
+    async fn discard_pieces(&self, upload: &Upload, pieces: &[Piece]) -> Result<(), StoreError> {
+        self.inner.discard_pieces(upload, pieces).await
+    }
+
+    async fn check(&self) -> Result<(), StoreError> {
+        self.inner.check().await
+    }
+}
