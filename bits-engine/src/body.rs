@@ -13,6 +13,9 @@ use futures_util::StreamExt;
 use tokio::time::{Instant, Sleep};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
+/// As much is dropped of any body. A fragment over a small limit must be read to its end, or the
+/// client never sees the 413 that asks for smaller ones.
+pub(crate) const LEAST_DRAIN: u64 = 64 << 20;
 /// How long an unwanted body is read before the answer is sent anyway.
 const DRAIN_TIME: Duration = Duration::from_secs(10);
 
@@ -38,6 +41,11 @@ impl Body {
     /// The same body, which the client sends only when it is asked for by `100 Continue`.
     pub fn awaiting_continue(self, awaiting: bool) -> Self {
         Self { awaits: awaiting, ..self }
+    }
+
+    /// Reads and drops what is in flight, for an answer without an engine: at most 64 MiB and 10 s.
+    pub async fn drop_unread(mut self) {
+        self.drain(LEAST_DRAIN, &CancellationToken::new()).await;
     }
 
     /// The part of the body to be written: without its first `skip` bytes, and failing unless

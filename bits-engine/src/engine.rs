@@ -12,7 +12,7 @@ use tracing::Instrument;
 use uuid::Uuid;
 
 use crate::{
-    body::Body,
+    body::{Body, LEAST_DRAIN},
     cache::Cache,
     directories::{Directories, Route},
     faults::fault,
@@ -204,10 +204,6 @@ impl fmt::Debug for Engine {
         f.debug_struct("Engine").field("directories", &self.inner.directories).finish_non_exhaustive()
     }
 }
-
-/// As much is dropped of any body. A fragment over a small limit must be read to its end, or the
-/// client never sees the 413 that asks for smaller ones.
-const LEAST_DRAIN: u64 = 64 << 20;
 
 /// A packet with all that it takes to answer it.
 pub(crate) struct Call {

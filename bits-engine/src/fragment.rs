@@ -208,7 +208,7 @@ impl Inner {
             StoreErrorKind::Doubtful { good } if good <= session.received => {
                 return self.send_back(session, good).await;
             }
-            StoreErrorKind::Doubtful { good } => self.advance(session, Written { reached: good, ..written }).await?,
+            StoreErrorKind::Doubtful { good } => self.advance(session, before(written, good)).await?,
             _ => self.advance(session, written).await?,
         };
         match (error.kind, session) {
@@ -299,4 +299,10 @@ impl Inner {
             Commit::Ended(_) | Commit::Moved | Commit::Claimed(_) => Ok(None),
         }
     }
+}
+
+/// What was written before `good`.
+fn before(mut written: Written, good: u64) -> Written {
+    written.pieces.retain(|piece| piece.end() <= good);
+    Written { reached: good, synced: written.synced.min(good), ..written }
 }

@@ -671,3 +671,16 @@ async fn a_fragment_over_a_small_limit_is_read_to_its_end() {
     assert_eq!(rig.send(packet, Body::new(chunks)).await.unwrap().status(), 413);
     assert_eq!(read.load(Ordering::SeqCst), 100);
 }
+
+#[tokio::test]
+async fn what_is_certain_of_a_doubtful_write_is_kept() {
+    let rig = Rig::new();
+    let whole = content(100);
+    let id = rig.create("/upload/f").await;
+    let _ = rig.fragment("/upload/f", id, 0, &whole, 16).await;
+    rig.uploads.fail_next_write(40, StoreErrorKind::Doubtful { good: 32 });
+    let ack = rig.fragment("/upload/f", id, 16, &whole, 80).await;
+    assert_eq!((ack.status().as_u16(), ack.next_offset()), (200, Some(32)), "{ack:?}");
+    let _ = rig.fragment("/upload/f", id, 32, &whole, 100).await;
+    assert_eq!(rig.stored("f").unwrap(), whole);
+}

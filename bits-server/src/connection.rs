@@ -7,9 +7,9 @@
 use std::{io, net::IpAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::{HeaderValue, Response, header};
+use http::{HeaderValue, Request, Response, header};
 use http_body_util::Full;
-use hyper::{server::conn::http1, service::service_fn};
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{net::TcpStream, time::Instant};
 
@@ -59,7 +59,8 @@ pub(crate) async fn serve(
 
 /// Answers one request that there is no room for, and closes.
 pub(crate) async fn refuse(stream: TcpStream, limits: ConnectionLimits) -> Result<(), ConnectionError> {
-    let refuse = service_fn(|_| async {
+    let refuse = service_fn(|request: Request<Incoming>| async {
+        service::drop_body(request).await;
         let mut response = service::overloaded();
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         Ok::<_, std::convert::Infallible>(response)

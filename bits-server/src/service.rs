@@ -39,7 +39,7 @@ impl Service {
             return Ok(no_packet(&head.method));
         }
         let number = self.numbers.fetch_add(1, Ordering::Relaxed);
-        let span = tracing::debug_span!("request", id = number, %address);
+        let span = tracing::info_span!("request", id = number, %address);
         self.packet(head, body, address).instrument(span).await.ok_or(Hangup)
     }
 
@@ -66,6 +66,13 @@ impl std::error::Error for Hangup {}
 /// The answer where too many connections are open already.
 pub(crate) fn overloaded() -> Response<Full<Bytes>> {
     Ack::refused(Refusal::Unavailable, None).into_response().map(|()| Full::default())
+}
+
+/// Reads and drops what is in flight of a request that is not looked at, so that the client sees
+/// the answer.
+pub(crate) async fn drop_body(request: Request<Incoming>) {
+    let (head, body) = request.into_parts();
+    stream(&head, body).drop_unread().await;
 }
 
 fn stream(head: &Parts, body: Incoming) -> Body {

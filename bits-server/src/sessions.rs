@@ -35,8 +35,8 @@ async fn dispatch(store: &dyn SessionStore, command: SessionsCommand) -> Result<
         SessionsCommand::Show { id, json } => show(store, parse(&id)?, json).await,
         SessionsCommand::Cancel { id, json } => {
             let session = live(store, parse(&id)?).await?;
-            let done = change(store, &session, &Transition::End(Ending::Cancelled)).await?;
-            Ok(report(json, "cancelled", done, &session))
+            change(store, &session, &Transition::End(Ending::Cancelled)).await?;
+            Ok(report(json, "cancelled", &session))
         }
         SessionsCommand::Retry { id, json } => {
             let session = live(store, parse(&id)?).await?;
@@ -48,8 +48,8 @@ async fn dispatch(store: &dyn SessionStore, command: SessionsCommand) -> Result<
                 )));
             }
             let now = store.now().await?;
-            let done = change(store, &session, &Transition::Postpone { until: now }).await?;
-            Ok(report(json, "will be tried again", done, &session))
+            change(store, &session, &Transition::Postpone { until: now }).await?;
+            Ok(report(json, "will be tried again", &session))
         }
         SessionsCommand::Sweep { json } => sweep(store, json).await,
     }
@@ -132,21 +132,20 @@ async fn live(store: &dyn SessionStore, id: SessionId) -> Result<Session, Failur
 }
 
 /// Commits against whatever the session has moved to; it may be receiving.
-async fn change(store: &dyn SessionStore, session: &Session, transition: &Transition) -> Result<bool, Failure> {
+async fn change(store: &dyn SessionStore, session: &Session, transition: &Transition) -> Result<(), Failure> {
     let mut session = session.clone();
     for _ in 0..100 {
         match store.commit(&session, transition).await? {
-            Commit::Live(_) | Commit::Ended(_) => return Ok(true),
+            Commit::Live(_) | Commit::Ended(_) => return Ok(()),
             Commit::Moved | Commit::Claimed(_) => session = live(store, session.id).await?,
         }
     }
-    Ok(false)
+    Err(Failure::Failed(format!("{} moves too fast; try again", session.id)))
 }
 
-fn report(json: bool, what: &str, done: bool, session: &Session) -> String {
-    let outcome = if done { what } else { "moves too fast; try again" };
+fn report(json: bool, outcome: &str, session: &Session) -> String {
     if json {
-        return pretty(&json!({ "session": session.id.to_string(), "done": done, "outcome": outcome }));
+        return pretty(&json!({ "session": session.id.to_string(), "outcome": outcome }));
     }
     format!("{}: {outcome}", session.id)
 }

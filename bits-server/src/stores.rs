@@ -11,8 +11,8 @@ use crate::config::{Config, StateUrl, StorageUrl, Sync};
 /// The name by which sessions know the storage of `[storage]`; where that is may change.
 pub const STORAGE: &str = "default";
 
-/// A draining process lets go of the data folder this long after its grace is over.
-const LOCK_MARGIN: Duration = Duration::from_secs(5);
+/// A draining process lets go of the data folder within this time besides its grace.
+const LOCK_MARGIN: Duration = Duration::from_secs(10);
 
 /// The open backends. Dropping them lets go of the data folder.
 pub struct Stores {
@@ -53,6 +53,7 @@ pub async fn open(config: &Config) -> Result<Stores, String> {
             Sync::Fragment => SyncAt::Fragment,
         },
         reserve_free: config.storage.reserve_free.0,
+        folder_modes: config.directories.iter().map(|one| (one.storage_path.clone(), one.folder_mode.0)).collect(),
         ..bits_store_fs::Options::default()
     };
     let uploads = LocalStore::open(root, options).map_err(|error| describe("storage.url", &error))?;

@@ -1,6 +1,6 @@
 //! One upload under way: its file below `BITS-Sessions`. Everything here blocks.
 
-use std::time::Instant;
+use std::{collections::HashMap, time::Instant};
 
 use bits_core::{SessionId, StorageKey, StoreError, StoreErrorKind, Upload};
 use rustix::{
@@ -28,6 +28,8 @@ pub(crate) struct Disk {
     pub(crate) room: Room,
     /// Permissions of folders that are made on the way to `BITS-Sessions`.
     pub(crate) folder_mode: u32,
+    /// Other ones for those on the way to these folders.
+    pub(crate) folder_modes: HashMap<String, u32>,
 }
 
 /// Where an upload under way is kept.
@@ -43,12 +45,7 @@ pub(crate) struct Place {
 impl Place {
     /// The place of an upload.
     pub(crate) fn of(upload: &Upload) -> Self {
-        let slash = if upload.folder == StorageKey::ROOT { "" } else { "/" };
-        Self {
-            session: upload.session,
-            folder: format!("{}{slash}{}", upload.folder, StorageKey::STAGING),
-            name: upload.session.uuid().to_string(),
-        }
+        Self { session: upload.session, folder: folder(&upload.folder), name: upload.session.uuid().to_string() }
     }
 
     /// The file's full path, for messages.
@@ -329,6 +326,12 @@ impl Staged {
     }
 }
 
+/// The folder `BITS-Sessions` below `above`.
+pub(crate) fn folder(above: &StorageKey) -> String {
+    let slash = if *above == StorageKey::ROOT { "" } else { "/" };
+    format!("{above}{slash}{}", StorageKey::STAGING)
+}
+
 /// How many bytes of an upload are there; none if the file is not.
 pub(crate) fn available(disk: &Disk, place: &Place) -> Result<u64, StoreError> {
     let found = match disk.root.folder(&place.folder) {
@@ -352,8 +355,9 @@ fn open_file(disk: &Disk, place: &Place) -> SysResult<OwnedFd> {
 }
 
 fn make_file(disk: &Disk, place: &Place) -> SysResult<OwnedFd> {
+    let mode = *disk.folder_modes.get(&place.folder).unwrap_or(&disk.folder_mode);
     for _ in 0..ATTEMPTS {
-        let folder = disk.root.make_folder(&place.folder, FolderMode::Staging(disk.folder_mode))?;
+        let folder = disk.root.make_folder(&place.folder, FolderMode::Staging(mode))?;
         match openat(folder, &place.name, FLAGS | OFlags::CREATE | OFlags::EXCL, mode_of(0o600)) {
             // The folder was removed because it was empty.
             Err(Errno::NOENT) => {}

@@ -47,6 +47,8 @@ pub struct Options {
     /// Permissions of folders that are made before anything is published: the root (without
     /// set-id bits) and what lies above `BITS-Sessions`. Default: `0o2750`.
     pub folder_mode: u32,
+    /// Other permissions for folders above the `BITS-Sessions` of these folders. Default: none.
+    pub folder_modes: Vec<(StorageKey, u32)>,
     /// How many files of uploads under way stay open between their fragments. Closing one early
     /// costs a sync. Default: a quarter of what the process may open, from 64 to 16,384.
     pub open_files: usize,
@@ -60,6 +62,7 @@ impl Default for Options {
             sync: SyncAt::default(),
             reserve_free: 1 << 30,
             folder_mode: 0o2750,
+            folder_modes: Vec::new(),
             open_files: (sys::open_file_limit() / 4).clamp(64, 16_384),
             incarnation: None,
         }
@@ -98,6 +101,7 @@ impl LocalStore {
             root: Root::open(root, options.folder_mode)?,
             room: Room::new(options.reserve_free),
             folder_mode: options.folder_mode,
+            folder_modes: options.folder_modes.iter().map(|(folder, mode)| (staging::folder(folder), *mode)).collect(),
         };
         let shared = Shared {
             disk,

@@ -157,6 +157,7 @@ fn published_files_and_folders_have_the_configured_permissions() {
             let session = raw.create("/upload/x/y/a");
             assert_next(&raw.fragment("/upload/x/y/a", &session, 0, b"hello", 5), 5);
             assert_eq!(mode(&server.files().join("upload/x/y/a")), file, "file, umask {umask}");
+            assert_eq!(mode(&server.files().join("upload")), folder, "the directory's own, umask {umask}");
             assert_eq!(mode(&server.files().join("upload/x")), folder, "outer folder, umask {umask}");
             assert_eq!(mode(&server.files().join("upload/x/y")), folder, "inner folder, umask {umask}");
         }
