@@ -95,10 +95,10 @@ impl EngineBuilder {
         self
     }
 
-    /// The engine. Fails with the name of a storage that a directory names and nobody added.
-    pub fn build(self) -> Result<Engine, String> {
+    /// The engine; an error where a directory names a storage that was not added.
+    pub fn build(self) -> Result<Engine, UnknownStorage> {
         if let Some(missing) = self.directories.iter().find(|one| !self.storages.contains_key(&one.storage)) {
-            return Err(missing.storage.clone());
+            return Err(UnknownStorage(missing.storage.clone()));
         }
         Ok(Engine {
             inner: Arc::new(Inner {
@@ -116,6 +116,18 @@ impl EngineBuilder {
         })
     }
 }
+
+/// A directory names a storage that was not added.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnknownStorage(pub String);
+
+impl fmt::Display for UnknownStorage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "a directory names the storage {:?}, which was not added", self.0)
+    }
+}
+
+impl std::error::Error for UnknownStorage {}
 
 impl Engine {
     /// Starts putting an engine together.

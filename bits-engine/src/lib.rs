@@ -20,5 +20,5 @@ mod turns;
 
 pub use body::Body;
 pub use directories::{Directories, DuplicateUrlPath};
-pub use engine::{Caller, Engine, EngineBuilder, Limits};
+pub use engine::{Caller, Engine, EngineBuilder, Limits, UnknownStorage};
 pub use maintain::Sweep;

@@ -29,7 +29,13 @@ pub(crate) async fn serve(config: Config) -> Result<(), Failure> {
     let mut signals = Signals::new()?;
     let listeners = bind(&config).await?;
     let addresses = addresses(&listeners.uploads);
-    let stores = stores::open(&config).await.map_err(Failure::Failed)?;
+    let stores = tokio::select! {
+        opened = stores::open(&config) => opened.map_err(Failure::Failed)?,
+        name = signals.next() => {
+            tracing::info!(signal = name, "asked to stop before it began to serve");
+            return Ok(());
+        }
+    };
     let engine = engine(&config, &stores)?;
     greet(&config, &addresses, listeners.admin.as_ref());
 
@@ -107,7 +113,7 @@ fn engine(config: &Config, stores: &stores::Stores) -> Result<Engine, Failure> {
         .limits(Limits { idle_timeout: config.limits.idle_timeout, ..Limits::default() })
         .on_event(audit::log)
         .build()
-        .map_err(|storage| Failure::Usage(format!("no storage is called {storage}")))
+        .map_err(|error| Failure::Usage(error.to_string()))
 }
 
 fn options(config: &Config) -> ServeOptions {

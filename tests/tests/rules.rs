@@ -336,3 +336,14 @@ fn staged(server: &Server) -> Vec<PathBuf> {
 fn remove_staged(server: &Server) {
     staged(server).iter().for_each(|file| fs::remove_file(file).expect("it was there"));
 }
+
+/// Lines of one request can be told from those of others.
+#[test]
+fn lines_of_refused_packets_carry_the_requests_id() {
+    let server = Server::start(ServerOptions::new());
+    assert_error(&server.raw().ask(&Packet::create(Form::Native, "/upload/nul")), 400, 0x8007_007B);
+    wait_until("it is logged", || server.log().contains("packet refused"));
+    let log = server.log();
+    let line = log.lines().find(|line| line.contains("packet refused")).unwrap();
+    assert!(line.contains("request{id="), "{line}");
+}

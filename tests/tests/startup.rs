@@ -115,6 +115,18 @@ fn a_second_server_on_the_same_data_folder() {
 
 /// As when a service manager replaces one process by the next.
 #[test]
+fn a_server_that_waits_for_the_data_folder_can_be_stopped() {
+    let disk = TempDir::new().unwrap();
+    let _first = Server::start(ServerOptions::new().data_dir(disk.path()));
+    let mut second = Server::prepare(ServerOptions::new().config("shutdown_grace = \"60s\"").data_dir(disk.path()));
+    second.spawn();
+    thread::sleep(Duration::from_secs(1));
+    let start = Instant::now();
+    assert_eq!(second.terminate().code(), Some(0), "{}", second.log());
+    assert!(start.elapsed() < Duration::from_secs(5));
+}
+
+#[test]
 fn a_second_server_waits_for_one_that_is_stopping() {
     let folder = TempDir::new().unwrap();
     let options = ServerOptions::new().config("shutdown_grace = \"10s\"").data_dir(folder.path());
