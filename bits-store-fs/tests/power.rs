@@ -186,8 +186,8 @@ fn child_writes_20_mib() {
         let store = child_store(SyncAt::Checkpoint);
         let mut upload = upload("in/file", 20 << 20);
         store.reserve(&upload).await.unwrap();
-        let frame = bytes::Bytes::from(pattern(1, 32 << 10));
-        let _ = common::write_frames(&store, &mut upload, vec![Ok(frame); 20 * 32]).await;
+        let frame = bytes::Bytes::from(pattern(1, 4 << 10));
+        let _ = common::write_frames(&store, &mut upload, vec![Ok(frame); 20 * 256]).await;
     });
 }
 
