@@ -153,6 +153,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         }
         Some(Command::Sessions { config, command }) => {
             let config = load(&config, Overrides::default())?;
+            log_to_stderr()?;
             let output = block_on(sessions::run(&config, command))??;
             print(&output)
         }

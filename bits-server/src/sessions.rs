@@ -3,12 +3,13 @@
 use std::{fmt::Write, time::Duration};
 
 use bits_core::{
-    Commit, Ending, Filter, Found, Principal, Session, SessionId, SessionStore, SessionStoreError, State, Timestamp,
-    Tombstone, Transition,
+    Commit, Ending, Filter, Found, Principal, Session, SessionEvent, SessionEventKind, SessionId, SessionStore,
+    SessionStoreError, State, Timestamp, Tombstone, Transition,
 };
 use serde_json::{Value, json};
 
 use crate::{
+    audit,
     cli::{Failure, SessionsCommand},
     config::Config,
     stores,
@@ -109,7 +110,7 @@ async fn sweep(store: &dyn SessionStore, json: bool) -> Result<String, Failure> 
         let expired = store.expired(PAGE).await?;
         let mut moved = true;
         for session in expired.iter().filter(|session| session.state != State::Publish) {
-            if let Commit::Ended(_) = store.commit(session, &Transition::End(Ending::Expired)).await? {
+            if let Commit::Ended(_) = commit(store, session, &Transition::End(Ending::Expired)).await? {
                 ended += 1;
                 moved = false;
             }
@@ -135,12 +136,22 @@ async fn live(store: &dyn SessionStore, id: SessionId) -> Result<Session, Failur
 async fn change(store: &dyn SessionStore, session: &Session, transition: &Transition) -> Result<(), Failure> {
     let mut session = session.clone();
     for _ in 0..100 {
-        match store.commit(&session, transition).await? {
+        match commit(store, &session, transition).await? {
             Commit::Live(_) | Commit::Ended(_) => return Ok(()),
             Commit::Moved | Commit::Claimed(_) => session = live(store, session.id).await?,
         }
     }
     Err(Failure::Failed(format!("{} moves too fast; try again", session.id)))
+}
+
+/// Commits, and writes the audit line of a session that ends by it: no server does.
+async fn commit(store: &dyn SessionStore, session: &Session, transition: &Transition) -> Result<Commit, Failure> {
+    let commit = store.commit(session, transition).await?;
+    if let (Commit::Ended(tombstone), Transition::End(ending)) = (&commit, transition) {
+        let kind = SessionEventKind::Ended(*ending);
+        audit::log(&SessionEvent { at: tombstone.ended_at, session: session.clone(), kind });
+    }
+    Ok(commit)
 }
 
 fn report(json: bool, outcome: &str, session: &Session) -> String {

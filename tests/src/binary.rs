@@ -1,4 +1,4 @@
-//! Finds the server's binary, building it where nobody says where it is.
+//! Finds the programs under test, building them where nobody says where they are.
 
 use std::{
     env,
@@ -11,21 +11,28 @@ use std::{
 /// test process and into the same target folder as the tests.
 pub fn server_binary() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
+    let build = || build("bits-server", &["--features", "faults"], "bits-server");
     BINARY.get_or_init(|| env::var_os("BITS_SERVER_BIN").map_or_else(build, PathBuf::from))
 }
 
+/// The command `bits`: `BITS_BIN`, or one built likewise.
+pub fn client_binary() -> &'static Path {
+    static BINARY: OnceLock<PathBuf> = OnceLock::new();
+    BINARY.get_or_init(|| env::var_os("BITS_BIN").map_or_else(|| build("bits-client", &[], "bits"), PathBuf::from))
+}
+
 /// Cargo's own lock makes other test processes wait for the same build.
-fn build() -> PathBuf {
+fn build(package: &str, options: &[&str], program: &str) -> PathBuf {
     let profile = profile_folder();
     let target = profile.parent().expect("the profile's folder lies in the target folder");
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.args(["build", "--quiet", "--package", "bits-server", "--features", "faults", "--target-dir"]).arg(target);
+    cargo.args(["build", "--quiet", "--package", package]).args(options).arg("--target-dir").arg(target);
     if profile.ends_with("release") {
         cargo.arg("--release");
     }
     let status = cargo.current_dir(env!("CARGO_MANIFEST_DIR")).status().expect("cargo starts");
-    assert!(status.success(), "`cargo build --package bits-server --features faults` failed");
-    profile.join("bits-server")
+    assert!(status.success(), "`cargo build --package {package}` failed");
+    profile.join(program)
 }
 
 /// Test binaries stand in `<target>/<profile>/deps`.

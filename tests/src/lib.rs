@@ -15,7 +15,7 @@ mod scenario_trace;
 mod server;
 mod transcript;
 
-pub use binary::server_binary;
+pub use binary::{client_binary, server_binary};
 pub use check::{
     assert_ack, assert_clean_log, assert_error, assert_invariants, assert_next, assert_ok, assert_staging_empty,
     list_files, pattern, wait_until,

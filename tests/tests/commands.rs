@@ -1,0 +1,79 @@
+//! The operator's commands, beside a running server and without one.
+#![allow(clippy::unwrap_used, reason = "a test ends where something unforeseen happens")]
+
+use std::process::{Command, Output};
+
+use tests::{Server, ServerOptions, assert_error, assert_next, assert_staging_empty, server_binary, wait_until};
+
+const PATH: &str = "/upload/a%20b/file.bin";
+
+fn run(server: &Server, arguments: &[&str]) -> Output {
+    let mut command = Command::new(server_binary());
+    command.args(arguments).arg("--config").arg(server.folder().join("bits.toml"));
+    command.env("BITS__DATA_DIR", server.data_dir()).output().unwrap()
+}
+
+fn said(output: &Output) -> String {
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+#[test]
+fn sessions_are_listed_shown_and_cancelled() {
+    for running in [true, false] {
+        let mut server = Server::start(ServerOptions::new());
+        let mut raw = server.raw();
+        let session = raw.create(PATH);
+        assert_next(&raw.fragment(PATH, &session, 0, b"hello", 11), 5);
+        if !running {
+            server.terminate();
+        }
+        let listed = said(&run(&server, &["sessions", "list"]));
+        assert!(listed.contains(&session) && listed.contains("5/11"), "{listed}");
+        assert!(!said(&run(&server, &["sessions", "list", "--idle", "1d"])).contains(&session));
+        assert!(!said(&run(&server, &["sessions", "list", "--user", "somebody@else"])).contains(&session));
+        assert!(said(&run(&server, &["sessions", "list", "--path", "/upload/a"])).contains(&session));
+        assert!(said(&run(&server, &["sessions", "show", &session, "--json"])).contains("\"received\": 5"));
+        assert_eq!(run(&server, &["sessions", "retry", &session]).status.code(), Some(1), "it is not stuck");
+
+        let cancelled = run(&server, &["sessions", "cancel", session.trim_matches(['{', '}'])]);
+        assert!(said(&cancelled).contains("cancelled"));
+        let audit = String::from_utf8(cancelled.stderr).unwrap();
+        assert!(audit.contains("audit") && audit.contains(&session), "{audit}");
+        assert_eq!(run(&server, &["sessions", "cancel", &session]).status.code(), Some(1), "it is over");
+        if !running {
+            server.launch();
+        }
+        wait_until("its data is gone", || {
+            std::fs::read_dir(server.files().join("upload/BITS-Sessions")).map_or(0, Iterator::count) == 0
+        });
+        assert_staging_empty(&server.files());
+        assert_error(&server.raw().fragment(PATH, &session, 5, b"world", 11), 500, 0x8020_001F);
+    }
+}
+
+#[test]
+fn an_unknown_session_and_a_wrong_id_are_told_apart() {
+    let server = Server::start(ServerOptions::new());
+    let unknown = run(&server, &["sessions", "show", "{7df0354d-249b-430f-820d-3d2a9bef4931}"]);
+    assert_eq!(unknown.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&unknown.stderr).contains("there is no session"));
+    assert_eq!(run(&server, &["sessions", "show", "nonsense"]).status.code(), Some(2));
+}
+
+#[test]
+fn a_configuration_is_checked_and_a_database_migrated() {
+    let server = Server::prepare(ServerOptions::new());
+    std::fs::write(server.folder().join("bits.toml"), "[[directories]]\nurl_path = \"/in\"\n").unwrap();
+    let missing = run(&server, &["sessions", "list"]);
+    assert_eq!(missing.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&missing.stderr).contains("migrate"), "it says how to get one");
+    assert!(said(&run(&server, &["check"])).contains("url_path = \"/in\""));
+    said(&run(&server, &["migrate"]));
+    assert!(said(&run(&server, &["sessions", "list"])).contains("0 live sessions"));
+    std::fs::write(server.folder().join("bits.toml"), "shutdown_grease = \"1s\"\n").unwrap();
+    let wrong = run(&server, &["check"]);
+    assert_eq!(wrong.status.code(), Some(2));
+    let complaint = String::from_utf8(wrong.stderr).unwrap();
+    assert!(complaint.contains("bits.toml:1") && complaint.contains("shutdown_grace"), "{complaint}");
+}
