@@ -115,10 +115,16 @@ impl Server {
 
     pub(crate) fn close(&self, id: SessionId, form: Form) -> Answer {
         let session = match self.found(id) {
-            Some(Found::Live(session)) => self.trust(session),
+            Some(Found::Live(session)) => session,
             Some(Found::Ended(tombstone)) => return answer_of(tombstone.answer(&Packet::CloseSession(id))),
             None => return Answer::Refused(Refusal::SessionNotFound),
         };
+        let whole = session.is_received();
+        let session = self.trust(session);
+        if whole && !session.is_received() {
+            // All of it was acknowledged: ending the session now would lose it without a word.
+            return Answer::Refused(Refusal::StagedDataVanished);
+        }
         let published = match session.on_close(form) {
             CloseDecision::Discard | CloseDecision::End => Ok(session),
             CloseDecision::Publish => self.publish(session),
