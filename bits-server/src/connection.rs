@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// A connection that is idle for as long is taken from hyper.
-const PARK_AFTER: Duration = Duration::from_secs(1);
+const PARK_AFTER: Duration = Duration::from_millis(100);
 /// Largest head of a request, in bytes; Kerberos tickets are long.
 const MAXIMUM_HEAD: usize = 64 * 1024;
 /// Most bytes that hyper holds of a connection, and so most that one write takes to the disk.
