@@ -11,7 +11,7 @@ use http::{HeaderValue, Request, Response, header};
 use http_body_util::Full;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::{net::TcpStream, time::Instant};
+use tokio::net::TcpStream;
 
 use crate::{
     serve::{Phase, Stopping},
@@ -124,7 +124,7 @@ async fn serve_busy(
     let mut connection = builder(limits).serve_connection(TokioIo::new(socket), answer);
     let mut watched = stopping.clone();
     let mut told = false;
-    let mut seen = 0;
+    let mut rest = std::pin::pin!(activity.rest(PARK_AFTER));
     loop {
         tokio::select! {
             ended = &mut connection => {
@@ -135,12 +135,7 @@ async fn serve_busy(
                 told = true;
                 std::pin::Pin::new(&mut connection).graceful_shutdown();
             }
-            () = tokio::time::sleep_until(Instant::now() + PARK_AFTER), if !told => {
-                if activity.is_idle() && activity.answered() == seen {
-                    break;
-                }
-                seen = activity.answered();
-            }
+            () = &mut rest, if !told => break,
         }
     }
     let parts = connection.into_parts();

@@ -8,12 +8,14 @@ use std::{
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use bytes::Bytes;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
+    sync::Notify,
 };
 
 /// What is going on on a connection.
@@ -25,6 +27,8 @@ pub(crate) struct Activity {
     unflushed: AtomicBool,
     /// Requests answered so far.
     answered: AtomicUsize,
+    /// Told of each answer.
+    ended: Notify,
 }
 
 impl Activity {
@@ -36,15 +40,29 @@ impl Activity {
         self.unflushed.store(true, Ordering::Release);
         self.answered.fetch_add(1, Ordering::AcqRel);
         self.answering.fetch_sub(1, Ordering::AcqRel);
+        self.ended.notify_one();
     }
 
-    /// Whether at least one request was answered, none is being answered, and every answer is out.
-    pub(crate) fn is_idle(&self) -> bool {
-        self.answered() > 0 && self.answering.load(Ordering::Acquire) == 0 && !self.unflushed.load(Ordering::Acquire)
+    /// Returns when nothing was asked or answered for `pause` after an answer. No timer runs while
+    /// a request is being answered: most connections of a busy server are in the middle of a body.
+    pub(crate) async fn rest(&self, pause: Duration) {
+        loop {
+            self.ended.notified().await;
+            let answered = self.answered();
+            tokio::time::sleep(pause).await;
+            if self.is_idle() && self.answered() == answered {
+                return;
+            }
+        }
+    }
+
+    /// Whether no request is being answered, and every answer is out.
+    fn is_idle(&self) -> bool {
+        self.answering.load(Ordering::Acquire) == 0 && !self.unflushed.load(Ordering::Acquire)
     }
 
     /// Requests answered so far.
-    pub(crate) fn answered(&self) -> usize {
+    fn answered(&self) -> usize {
         self.answered.load(Ordering::Acquire)
     }
 }
