@@ -1,20 +1,26 @@
 //! A server for Microsoft's BITS Upload Protocol [MC-BUP].
 //!
 //! [`run`] serves listeners with an engine until it is told to stop. The binary adds the
-//! configuration ([`config`]), the backends that cargo features choose ([`stores`]) and the
-//! command line ([`cli`]).
+//! configuration ([`config`]), the backends that cargo features choose (`stores`) and the command
+//! line (`cli`); these need a store of each kind, the rest of the library none.
 
 mod admin;
+#[cfg(all(feature = "fs", feature = "sqlite"))]
 mod audit;
+#[cfg(all(feature = "fs", feature = "sqlite"))]
 pub mod cli;
 pub mod config;
 mod connection;
 mod serve;
 mod service;
+#[cfg(all(feature = "fs", feature = "sqlite"))]
 mod sessions;
 mod socket;
+#[cfg(all(feature = "fs", feature = "sqlite"))]
 mod start;
+#[cfg(all(feature = "fs", feature = "sqlite"))]
 pub mod stores;
+#[cfg(all(feature = "fs", feature = "sqlite"))]
 mod sys;
 
 pub use connection::ConnectionLimits;
