@@ -4,7 +4,7 @@
 //! connections open between fragments, so an idle connection is taken from hyper and only its
 //! socket is watched; the next byte brings hyper back.
 
-use std::{io, net::IpAddr, sync::Arc, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response, header};
@@ -14,6 +14,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpStream;
 
 use crate::{
+    peer::Peer,
     serve::{Phase, Stopping},
     service::{self, Hangup, Service},
     socket::{Activity, Socket},
@@ -40,7 +41,7 @@ pub struct ConnectionLimits {
 /// Serves a connection until it ends, or until the server stops and its last request is answered.
 pub(crate) async fn serve(
     stream: TcpStream,
-    address: IpAddr,
+    peer: Peer,
     service: Service,
     limits: ConnectionLimits,
     mut stopping: Stopping,
@@ -48,7 +49,7 @@ pub(crate) async fn serve(
     let mut stream = stream;
     let mut read_ahead = Bytes::new();
     loop {
-        let served = serve_busy(stream, read_ahead, address, &service, limits, &mut stopping).await?;
+        let served = serve_busy(stream, read_ahead, &peer, &service, limits, &mut stopping).await?;
         let Some((idle, rest)) = served else { return Ok(()) };
         (stream, read_ahead) = (idle, rest);
         if read_ahead.is_empty() && !wait_for_bytes(&stream, limits.idle_timeout, &mut stopping).await? {
@@ -101,7 +102,7 @@ impl From<io::Error> for ConnectionError {
 async fn serve_busy(
     stream: TcpStream,
     read_ahead: Bytes,
-    address: IpAddr,
+    peer: &Peer,
     service: &Service,
     limits: ConnectionLimits,
     stopping: &mut Stopping,
@@ -111,7 +112,7 @@ async fn serve_busy(
         let (activity, draining) = (activity.clone(), stopping.clone());
         async move {
             activity.begin();
-            let answered = service.answer(request, address).await;
+            let answered = service.answer(request, peer.clone()).await;
             activity.end();
             let mut response = answered?;
             if draining.phase() != Phase::Serving {

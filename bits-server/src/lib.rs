@@ -11,6 +11,7 @@ mod audit;
 pub mod cli;
 pub mod config;
 mod connection;
+mod peer;
 mod serve;
 mod service;
 #[cfg(all(feature = "fs", feature = "sqlite"))]

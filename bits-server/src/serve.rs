@@ -9,6 +9,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     admin,
     connection::{self, ConnectionLimits},
+    peer::Peer,
     service::Service,
 };
 
@@ -141,7 +142,7 @@ async fn accept(
             accepted = listener.accept() => accepted,
             () = stopping.reached(Phase::Closing) => return,
         };
-        let (stream, peer) = match accepted {
+        let (stream, socket) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
                 tracing::warn!(%error, "a connection could not be accepted");
@@ -151,11 +152,12 @@ async fn accept(
         };
         let _ = stream.set_nodelay(true);
         let limits = options.connections;
-        let address = peer.ip().to_canonical();
+        let peer = Peer::plain(socket);
+        let address = peer.address;
         if let Ok(room) = rooms.open.clone().try_acquire_owned() {
             let (service, stopping) = (service.clone(), stopping.clone());
             connections.spawn(async move {
-                if let Err(error) = connection::serve(stream, address, service, limits, stopping).await {
+                if let Err(error) = connection::serve(stream, peer, service, limits, stopping).await {
                     tracing::debug!(%address, %error, "a connection ended early");
                 }
                 drop(room);

@@ -1,11 +1,8 @@
 //! One request: BITS packets go to the engine, everything else is told that it is in the wrong place.
 
-use std::{
-    net::IpAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
 };
 
 use bits_core::{Ack, BodyError, Form, PacketType, Principal, Refusal, header};
@@ -16,6 +13,8 @@ use http::{HeaderValue, Method, Request, Response, StatusCode, header as http_he
 use http_body_util::{BodyDataStream, Full};
 use hyper::body::Incoming;
 use tracing::Instrument;
+
+use crate::peer::Peer;
 
 /// What answers requests on upload listeners.
 #[derive(Clone, Debug)]
@@ -29,22 +28,18 @@ impl Service {
         Self { engine, numbers: Arc::default() }
     }
 
-    pub(crate) async fn answer(
-        &self,
-        request: Request<Incoming>,
-        address: IpAddr,
-    ) -> Result<Response<Full<Bytes>>, Hangup> {
+    pub(crate) async fn answer(&self, request: Request<Incoming>, peer: Peer) -> Result<Response<Full<Bytes>>, Hangup> {
         let (head, body) = request.into_parts();
         if Form::of(&head).is_none() {
             return Ok(no_packet(&head.method));
         }
         let number = self.numbers.fetch_add(1, Ordering::Relaxed);
-        let span = tracing::info_span!("request", id = number, %address);
-        self.packet(head, body, address).instrument(span).await.ok_or(Hangup)
+        let span = tracing::info_span!("request", id = number, address = %peer.address);
+        self.packet(head, body, peer).instrument(span).await.ok_or(Hangup)
     }
 
-    async fn packet(&self, head: Parts, body: Incoming, address: IpAddr) -> Option<Response<Full<Bytes>>> {
-        let caller = Caller { principal: Principal::ANONYMOUS, address: Some(address) };
+    async fn packet(&self, head: Parts, body: Incoming, peer: Peer) -> Option<Response<Full<Bytes>>> {
+        let caller = Caller { principal: Principal::ANONYMOUS, address: Some(peer.address) };
         let ack = self.engine.handle(&head, caller, stream(&head, body)).await?;
         log(&head, &ack);
         Some(ack.into_response().map(|()| Full::default()))
