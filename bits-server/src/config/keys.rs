@@ -16,6 +16,8 @@ pub struct Key {
     pub about: &'static str,
     /// Whether anything but the default is taken.
     pub supported: bool,
+    /// Whether it may hold a secret, which can then be given as a file under this name and `_file`.
+    pub secret: bool,
 }
 
 impl Key {
@@ -75,6 +77,7 @@ macro_rules! section {
                     default: $default,
                     about: concat!($($about),+).trim_ascii(),
                     supported: true,
+                    secret: <$type as $crate::config::setting::Setting>::SECRET,
                 }, )*
                 $( $crate::config::Key {
                     table: $table,
@@ -82,6 +85,7 @@ macro_rules! section {
                     default: $later_default,
                     about: concat!($($later_about),+).trim_ascii(),
                     supported: false,
+                    secret: <$later_type as $crate::config::setting::Setting>::SECRET,
                 }, )*
             ];
 
@@ -108,6 +112,20 @@ pub(super) use section;
 /// `name` within `table`, the way messages and people write it.
 pub(super) fn dotted(table: &str, name: &str) -> String {
     if table.is_empty() { name.to_owned() } else { format!("{table}.{name}") }
+}
+
+/// The key that `name` within `table` sets, and whether it names a file that holds the value.
+pub(super) fn find(table: &str, name: &str) -> Option<(&'static Key, bool)> {
+    let known = |name: &str| keys().find(|key| key.table == table && key.name == name);
+    let from_file = || known(name.strip_suffix("_file")?).filter(|key| key.secret);
+    known(name).map(|key| (key, false)).or_else(|| Some((from_file()?, true)))
+}
+
+/// The same for an environment variable.
+pub(super) fn find_variable(variable: &str) -> Option<(&'static Key, bool)> {
+    let known = |name: &str| keys().find(|key| key.variable().is_some_and(|variable| variable == name));
+    let from_file = || known(variable.strip_suffix("_FILE")?).filter(|key| key.secret);
+    known(variable).map(|key| (key, false)).or_else(|| Some((from_file()?, true)))
 }
 
 /// Says that a key does not exist, and which one may have been meant.

@@ -2,7 +2,7 @@
 //! one raw value for a key, with the place where it was given.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use toml::Spanned;
 use toml::de::{DeArray, DeTable, DeValue};
@@ -10,7 +10,7 @@ use toml::de::{DeArray, DeTable, DeValue};
 use super::error::{Location, Problems};
 use super::keys::{self, Section, TABLES, dotted, unknown_key, unknown_variable};
 use super::setting::{Raw, Setting};
-use super::{DirectoryConfig, Overrides};
+use super::{DirectoryConfig, Overrides, secret};
 
 /// The raw values of all tables.
 #[derive(Debug)]
@@ -19,6 +19,8 @@ pub(super) struct Layers {
     tables: BTreeMap<&'static str, Table>,
     /// One for each `[[directories]]`; none where the file has no such key.
     pub(super) directories: Option<Vec<Table>>,
+    /// Where relative paths start: the folder of the file.
+    base: PathBuf,
 }
 
 /// The raw values of one table.
@@ -40,12 +42,13 @@ impl Layers {
     pub(super) fn empty() -> Self {
         let tables = TABLES.into_iter().filter(|name| *name != DirectoryConfig::TABLE).chain([""]);
         let tables = tables.map(|name| (name, Table::new(name, Location::Default))).collect();
-        Self { tables, directories: None }
+        Self { tables, directories: None, base: PathBuf::new() }
     }
 
     /// Puts the file at the bottom. Text that is no TOML is reported and nothing of it used.
     pub(super) fn add_file(&mut self, path: &Path, text: &str, problems: &mut Problems) {
         let file = File { path, text };
+        self.base = file.base().to_owned();
         let (document, errors) = DeTable::parse_recoverable(text);
         for error in &errors {
             let line = error.span().map_or(1, |span| file.line(span.start));
@@ -106,10 +109,14 @@ impl Layers {
         if name.starts_with("BITS__STORAGE__OPTIONS__") {
             return Err(format!("{LATER}; remove the variable"));
         }
-        let known = keys::keys().find(|key| key.variable().is_some_and(|variable| variable == name));
-        let table = known.and_then(|key| Some((key.name, self.tables.get_mut(key.table)?)));
-        let (key, table) = table.ok_or_else(|| unknown_variable(name))?;
-        table.insert(key, Value { raw: Raw::Text(text), location: Location::Variable(name.to_owned()) });
+        let known = keys::find_variable(name);
+        let table = known.and_then(|(key, in_file)| Some((key.name, in_file, self.tables.get_mut(key.table)?)));
+        let (key, in_file, table) = table.ok_or_else(|| unknown_variable(name))?;
+        if matches!(table.location(key), Location::Variable(_)) {
+            return Err(GIVEN_TWICE.to_owned());
+        }
+        let raw = if in_file { secret::from_file(&self.base, &Raw::Text(text))? } else { Raw::Text(text) };
+        table.insert(key, Value { raw, location: Location::Variable(name.to_owned()) });
         Ok(())
     }
 }
@@ -157,10 +164,16 @@ impl Table {
     fn add_value(&mut self, file: &File<'_>, key: &Key<'_>, value: &Spanned<DeValue<'_>>, problems: &mut Problems) {
         let name = key.get_ref().as_ref();
         let location = file.location(key);
-        if keys::keys().any(|known| known.table == self.name && known.name == name) {
-            self.insert(name, Value { raw: raw(value.get_ref()), location });
-        } else {
-            problems.add(&location, dotted(self.name, name), unknown_key(self.name, name));
+        let value = raw(value.get_ref());
+        let found = keys::find(self.name, name).ok_or_else(|| unknown_key(self.name, name));
+        let read = found.and_then(|(key, in_file)| {
+            let raw = if in_file { secret::from_file(file.base(), &value)? } else { value };
+            let twice = self.values.contains_key(key.name);
+            if twice { Err(GIVEN_TWICE.to_owned()) } else { Ok((key.name, raw)) }
+        });
+        match read {
+            Ok((key, raw)) => self.insert(key, Value { raw, location }),
+            Err(message) => problems.add(&location, dotted(self.name, name), message),
         }
     }
 }
@@ -169,6 +182,7 @@ type Key<'a> = Spanned<toml::de::DeString<'a>>;
 
 /// What a key is told that belongs to a later feature.
 const LATER: &str = "not supported yet";
+const GIVEN_TWICE: &str = "the secret is given both as it is and as a file; remove one";
 const FILE_ONLY: &str = "repeated tables come from the file only; remove the variable and write a [[...]] table there";
 
 struct File<'a> {
@@ -176,7 +190,11 @@ struct File<'a> {
     text: &'a str,
 }
 
-impl File<'_> {
+impl<'a> File<'a> {
+    fn base(&self) -> &'a Path {
+        self.path.parent().unwrap_or(Path::new(""))
+    }
+
     fn directories(&self, location: &Location, value: &DeValue<'_>, problems: &mut Problems) -> Option<Vec<Table>> {
         match value {
             DeValue::Array(items) if !items.is_empty() => {

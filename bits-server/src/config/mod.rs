@@ -7,6 +7,7 @@ mod error;
 mod keys;
 mod layers;
 mod load;
+mod secret;
 mod setting;
 mod show;
 #[cfg(test)]
@@ -23,6 +24,7 @@ use http::StatusCode;
 pub use error::{ConfigError, Location, Problem};
 pub use keys::{Key, keys};
 pub use load::{Overrides, process_environment};
+pub use secret::Secret;
 pub use setting::{HostName, StateUrl, StorageUrl, Sync, UrlPath};
 pub use units::{Mode, Size, parse_duration};
 

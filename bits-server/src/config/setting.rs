@@ -26,7 +26,7 @@ pub(super) enum Raw {
 }
 
 impl Raw {
-    fn text(&self, expected: &str) -> Result<&str, String> {
+    pub(super) fn text(&self, expected: &str) -> Result<&str, String> {
         match self {
             Self::Text(text) => Ok(text),
             _ => Err(self.not(expected)),
@@ -51,6 +51,9 @@ impl Raw {
 pub(super) trait Setting: Sized + PartialEq {
     /// What is written where there is no value.
     const ABSENT: &'static str = "";
+
+    /// Whether it may hold a secret.
+    const SECRET: bool = false;
 
     /// Reads and checks a value; the error says what was wrong and what to do.
     fn read(raw: &Raw) -> Result<Self, String>;
@@ -122,6 +125,8 @@ impl HostName {
 pub(super) struct NoOptions;
 
 impl<T: Setting> Setting for Option<T> {
+    const SECRET: bool = T::SECRET;
+
     fn read(raw: &Raw) -> Result<Self, String> {
         match raw {
             Raw::Text(text) if text == T::ABSENT => Ok(None),
@@ -135,6 +140,8 @@ impl<T: Setting> Setting for Option<T> {
 }
 
 impl<T: Setting> Setting for Vec<T> {
+    const SECRET: bool = T::SECRET;
+
     fn read(raw: &Raw) -> Result<Self, String> {
         match raw {
             Raw::List(items) => items.iter().map(T::read).collect(),
@@ -263,6 +270,8 @@ impl Setting for SocketAddr {
 }
 
 impl Setting for StateUrl {
+    const SECRET: bool = true;
+
     fn read(raw: &Raw) -> Result<Self, String> {
         let text = raw.text("\"sqlite:\" or \"sqlite:PATH\"")?;
         match text.split_once(':') {
@@ -413,7 +422,7 @@ impl Setting for NoOptions {
 }
 
 /// `text` as a TOML string.
-fn quoted(text: &str) -> String {
+pub(super) fn quoted(text: &str) -> String {
     toml::Value::String(text.to_owned()).to_string()
 }
 

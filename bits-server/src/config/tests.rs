@@ -638,3 +638,61 @@ fn text_is_fine(text: &str) -> bool {
     layers::Layers::empty().add_file(Path::new("bits.toml"), text, &mut problems);
     problems.finish(()).is_ok()
 }
+
+#[test]
+fn a_secret_can_stand_in_a_file_of_its_own() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("url"), "sqlite:other.db\n").unwrap();
+    let config = folder.path().join("bits.toml");
+    std::fs::write(&config, "[state]\nurl_file = \"url\"\n").unwrap();
+    let loaded = |env| Config::load(Some(&config), variables(env), Overrides::default());
+    let expected = StateUrl::Sqlite(folder.path().join("other.db"));
+    assert_eq!(loaded(&[]).unwrap().state.url, expected);
+    assert_eq!(loaded(&[("BITS__STATE__URL_FILE", "url")]).unwrap().state.url, expected);
+    let over = loaded(&[("BITS__STATE__URL", "sqlite:third.db")]).unwrap();
+    assert_eq!(over.state.url, StateUrl::Sqlite(folder.path().join("third.db")));
+    let twice = loaded(&[("BITS__STATE__URL", "sqlite:"), ("BITS__STATE__URL_FILE", "url")]).unwrap_err().to_string();
+    assert!(twice.contains("given both as it is and as a file; remove one"), "{twice}");
+}
+
+#[test]
+fn a_secret_given_twice_is_refused() {
+    let message = load("[state]\nurl = \"sqlite:\"\nurl_file = \"/dev/null\"\n").unwrap_err();
+    assert!(message.contains("bits.toml:3: state.url_file: "), "{message}");
+}
+
+#[test]
+fn only_secrets_can_stand_in_files() {
+    for (key, expected) in [
+        ("data_dir_file = \"x\"", "data_dir_file: there is no such key"),
+        ("[state]\nmigrate_file = \"x\"", "state.migrate_file: there is no such key"),
+    ] {
+        let message = load(key).unwrap_err();
+        assert!(message.contains(expected), "{message}");
+    }
+    let message = load_env(&[("BITS__DATA_DIR_FILE", "x")]).unwrap_err();
+    assert!(message.contains("there is no such key"), "{message}");
+}
+
+#[test]
+fn a_password_in_a_url_is_in_no_message() {
+    for url in ["postgres://u:planted@h/db", "sqlite://u:planted@h/db", "mysql://u:planted@h/db", "planted"] {
+        let message = load(&format!("[state]\nurl = \"{url}\"\n")).unwrap_err();
+        assert!(!message.contains("planted"), "{message}");
+        let message = load_env(&[("BITS__STATE__URL", url)]).unwrap_err();
+        assert!(!message.contains("planted"), "{message}");
+    }
+    for url in ["s3://planted@h/db", "https://u:planted@h", "file://u:planted@h"] {
+        let message = load(&format!("[storage]\nurl = \"{url}\"\n")).unwrap_err();
+        assert!(!message.contains("planted"), "{message}");
+    }
+    for option in ["[storage.options]\nsecret_access_key = \"planted\"", "[storage]\noptions = { token = \"planted\" }"]
+    {
+        let message = load(option).unwrap_err();
+        assert!(!message.contains("planted"), "{message}");
+    }
+    let message = load_env(&[("BITS__STORAGE__OPTIONS__SECRET_ACCESS_KEY", "planted")]).unwrap_err();
+    assert!(!message.contains("planted"), "{message}");
+    let message = load("[state]\nurl = \"postgres://u:planted@h/db").unwrap_err();
+    assert!(!message.contains("planted"), "{message}");
+}
