@@ -119,7 +119,7 @@ pub enum Transition {
         /// Size of the upload in bytes.
         total: u64,
     },
-    /// Bytes were stored.
+    /// Bytes were stored, or those that are held made durable.
     Advance {
         /// The next wanted offset from now on.
         to: u64,
@@ -134,7 +134,8 @@ pub enum Transition {
         /// Whether the commit itself must survive a power loss.
         durable: bool,
     },
-    /// Bytes from `to` on are missing or doubtful.
+    /// Bytes from `to` on are missing or doubtful. While publishing, the intent is withdrawn with
+    /// them and the claim released.
     Regress {
         /// The next wanted offset from now on.
         to: u64,
@@ -340,11 +341,13 @@ impl Session {
                 next.begin(*total, now);
             }
             (State::ReceiveFragments, Transition::Advance { to, synced, incarnation, handle, .. })
-                if *to > self.received && self.total.is_some_and(|total| *to <= total) && synced <= to =>
+                if self.is_progress(*to, *synced) && self.total.is_some_and(|total| *to <= total) && synced <= to =>
             {
                 next.advance(*to, *synced, incarnation, handle.as_ref(), now);
             }
-            (State::ReceiveFragments, Transition::Regress { to }) if *to <= self.received => next.regress(*to),
+            (State::ReceiveFragments | State::Publish, Transition::Regress { to }) if *to <= self.received => {
+                next.regress(*to);
+            }
             (State::ReceiveFragments, Transition::Intend(intent)) if self.is_received() => next.intend(intent),
             (State::Publish, Transition::Withdraw) => next.settle(State::ReceiveFragments),
             (State::Publish, Transition::Postpone { until }) => next.retry_at = Some(*until),
@@ -387,7 +390,13 @@ impl Session {
         self.progressed_at = now;
     }
 
+    /// More bytes, or those that are held on stable storage.
+    fn is_progress(&self, to: u64, synced: u64) -> bool {
+        to > self.received || (to == self.received && synced > self.synced)
+    }
+
     fn regress(&mut self, to: u64) {
+        self.settle(State::ReceiveFragments);
         self.received = to;
         self.synced = self.synced.min(to);
         self.epoch += 1;
@@ -685,13 +694,15 @@ mod tests {
             (Transition::Begin { total: 11 }, false, false),
             (advance(6, 0), true, false),
             (advance(10, 10), true, false),
-            (advance(5, 5), false, false),
+            (advance(5, 5), true, false),
+            (advance(5, 2), false, false),
             (advance(4, 4), false, false),
             (advance(11, 0), false, false),
             (advance(6, 7), false, false),
-            (Transition::Regress { to: 0 }, true, false),
-            (Transition::Regress { to: 5 }, true, false),
-            (Transition::Regress { to: 6 }, false, false),
+            (Transition::Regress { to: 0 }, true, true),
+            (Transition::Regress { to: 5 }, true, true),
+            (Transition::Regress { to: 6 }, false, true),
+            (Transition::Regress { to: 11 }, false, false),
             (intend, false, false),
             (Transition::Withdraw, false, true),
             (postpone, false, true),
@@ -730,6 +741,11 @@ mod tests {
             (fresh(), Transition::Name, named),
             (fresh(), Transition::Begin { total: 10 }, begun),
             (receiving.clone(), advance(8, 6), advanced),
+            (
+                receiving.clone(),
+                advance(5, 4),
+                Session { received: 5, synced: 4, ..after(&receiving, &advance(8, 6)).unwrap() },
+            ),
             (receiving.clone(), advance(8, 1), Session { synced: 2, ..after(&receiving, &advance(8, 2)).unwrap() }),
             (receiving.clone(), Transition::Regress { to: 3 }, Session { received: 3, epoch: 1, ..receiving.clone() }),
             (
@@ -738,6 +754,12 @@ mod tests {
                 Session { received: 1, synced: 1, epoch: 1, ..receiving },
             ),
             (whole, Transition::Intend(intent), intended.clone()),
+            (
+                intended.clone(),
+                Transition::Regress { to: 3 },
+                Session { received: 3, synced: 3, epoch: 2, ..withdrawn.clone() },
+            ),
+            (postponed.clone(), Transition::Regress { to: 10 }, Session { epoch: 2, ..withdrawn.clone() }),
             (intended.clone(), Transition::Postpone { until: LATER }, postponed.clone()),
             (intended, Transition::Withdraw, withdrawn.clone()),
             (postponed.clone(), Transition::Withdraw, withdrawn),

@@ -96,7 +96,7 @@ pub struct Filter {
     pub principal: Option<Principal>,
     /// Whose destination's decoded path starts with this text.
     pub path_prefix: Option<String>,
-    /// Of the directory with this `url_path`.
+    /// Of the directory with this `url_path`, whatever its ASCII case.
     pub directory: Option<String>,
     /// After this session in the order of the listing, for the next page.
     pub after: Option<(Timestamp, SessionId)>,

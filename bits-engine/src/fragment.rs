@@ -101,6 +101,10 @@ impl Inner {
                 Ok(Step::Answer(Ack::fragment(session.id, session.received)))
             }
             FragmentDecision::Write { skip, length } => self.write(call, session, (skip, length), body, turn).await,
+            // The last ack again: the rules may have changed since the first one was refused.
+            FragmentDecision::Held { next } if session.is_received() && session.synced < next => {
+                self.finish_held(call, session).await
+            }
             FragmentDecision::Held { next } => Ok(Step::Answer(Ack::fragment(session.id, next))),
             FragmentDecision::Published { total } => Ok(Step::Answer(Ack::fragment(session.id, total))),
             FragmentDecision::Publish => Ok(Step::Publish),
@@ -244,9 +248,23 @@ impl Inner {
         Ok(Step::Answer(Ack::fragment(session.id, session.received)))
     }
 
+    /// The same for an upload whose last byte is held already.
+    async fn finish_held(&self, call: &Call, session: &Session) -> Result<Step, Refusal> {
+        let upload = self.upload(session).await?;
+        let nothing = Written {
+            reached: session.received,
+            synced: session.synced,
+            pieces: Vec::new(),
+            handle: None,
+            stopped: None,
+        };
+        self.finish(call, session, upload, nothing).await
+    }
+
     /// Commits what was written; none when somebody else moved the session.
     async fn advance(&self, session: &Session, written: Written) -> Result<Option<Session>, Refusal> {
-        if written.reached <= session.received {
+        let (reached, synced) = (written.reached, written.synced);
+        if reached < session.received || (reached == session.received && synced <= session.synced) {
             return Ok(Some(session.clone()));
         }
         let store = self.storage(&session.storage)?;
@@ -263,7 +281,9 @@ impl Inner {
             self.discard_if_over(session).await?;
             return Ok(None);
         };
-        self.emit(advanced.progressed_at, &advanced, SessionEventKind::Advanced { from: session.received });
+        if reached > session.received {
+            self.emit(advanced.progressed_at, &advanced, SessionEventKind::Advanced { from: session.received });
+        }
         Ok(Some(advanced))
     }
 
@@ -280,7 +300,9 @@ impl Inner {
     /// Sends the client back to `to`; none when somebody else moved the session.
     pub(crate) async fn regress(&self, session: &Session, to: u64) -> Result<Option<u64>, Refusal> {
         tracing::warn!(session = %session.id, from = session.received, to, "bytes are missing or doubtful; the client is sent back");
+        fault("regress-before-commit");
         let Some(after) = self.commit(session, &Transition::Regress { to }).await? else { return Ok(None) };
+        fault("regress-after-commit");
         self.emit(after.progressed_at, &after, SessionEventKind::Regressed { from: session.received });
         Ok(Some(after.received))
     }

@@ -33,82 +33,128 @@ pub enum Sweep {
     },
 }
 
-/// When the last sweep looked at both clocks.
+/// A moment by both clocks.
 #[derive(Clone, Copy, Debug)]
 struct Clocks {
     wall: Timestamp,
     monotonic: Instant,
 }
 
+/// Whether the clock may decide what is old.
+#[derive(Debug, Default)]
+struct Trust {
+    /// When the last sweep that trusted it looked.
+    last: Option<Clocks>,
+    /// Too large a share of the sessions would have expired.
+    doubted: bool,
+}
+
+/// Says when to stop: asked between two sessions, never within one.
+struct Until(CancellationToken, CancellationToken);
+
 impl Engine {
     /// Finishes interrupted jobs at once, then does so and sweeps from time to time, until
-    /// `shutdown`. `interval` lies between two sweeps.
+    /// `shutdown` or [`Self::stop`], which waits for the session that it is at. `interval` lies
+    /// between two sweeps.
     pub async fn maintain(&self, interval: Duration, shutdown: CancellationToken) {
-        let mut clocks = None;
+        let inner = &self.inner;
+        let _awaited = inner.tasks.token();
+        let until = Until(shutdown, inner.stop.clone());
+        let mut trust = Trust::default();
         let mut next_sweep = Instant::now();
-        log(self.cancel_disabled().await.map(|_| ()));
-        while !shutdown.is_cancelled() {
-            log(self.tidy().await);
+        log(inner.cancel_disabled(&until).await.map(|_| ()));
+        while !until.is_over() {
+            log(inner.finish_interrupted(&until).await);
             if Instant::now() >= next_sweep {
                 next_sweep = Instant::now() + interval;
-                log(self.inner.sweep_checked(&mut clocks).await.map(report));
+                log(inner.sweep_checked(&mut trust, &until).await.map(report));
             }
-            tokio::select! {
-                () = tokio::time::sleep(TICK) => {}
-                () = shutdown.cancelled() => {}
-            }
+            log(inner.purge_checked(&trust, &until).await);
+            let _ = tokio::time::timeout(TICK, until.over()).await;
         }
     }
 
     /// Starts interrupted publishing again, deletes what ended sessions left, and forgets old
-    /// tombstones.
+    /// tombstones. The clock is trusted.
     pub async fn tidy(&self) -> Result<(), SessionStoreError> {
-        for session in self.inner.sessions.unpublished(BATCH).await? {
-            self.inner.start_job(session.id);
-        }
-        for tombstone in self.inner.sessions.unclean(BATCH).await? {
-            self.inner.clean_in_turn(&tombstone).await;
-        }
-        while self.inner.sessions.purge(BATCH).await? >= u64::from(BATCH) {}
-        Ok(())
+        let until = Until::never();
+        self.inner.finish_interrupted(&until).await?;
+        self.inner.purge(&until).await
     }
 
     /// Removes all sessions that have expired, however many they are. The clock is trusted.
     pub async fn sweep(&self) -> Result<u64, SessionStoreError> {
-        self.inner.expire().await
+        self.inner.expire(&Until::never()).await
     }
 
     /// Ends the sessions of directories that take no uploads any more, with their data
     /// (section 3.2.4.2); returns how many.
     pub async fn cancel_disabled(&self) -> Result<u64, SessionStoreError> {
-        let mut ended = 0;
-        for directory in self.inner.directories.iter().filter(|directory| !directory.upload_enabled) {
-            ended += self.inner.cancel_all(directory).await?;
-        }
-        Ok(ended)
+        self.inner.cancel_disabled(&Until::never()).await
     }
 }
 
 impl Inner {
-    async fn sweep_checked(self: &Arc<Self>, last: &mut Option<Clocks>) -> Result<Sweep, SessionStoreError> {
-        let now = Clocks { wall: self.sessions.now().await?, monotonic: Instant::now() };
-        if last.is_some_and(|last| last.drift(now) > TOLERATED_DRIFT) {
-            return Ok(Sweep::ClockJumped);
+    async fn finish_interrupted(self: &Arc<Self>, until: &Until) -> Result<(), SessionStoreError> {
+        for session in self.sessions.unpublished(BATCH).await? {
+            if until.is_over() {
+                return Ok(());
+            }
+            self.start_job(session.id);
         }
-        *last = Some(now);
-        let census = self.sessions.census().await?;
-        if census.live > SMALL && census.expired > census.live / 5 {
-            return Ok(Sweep::TooMany { expired: census.expired, live: census.live });
+        for tombstone in self.sessions.unclean(BATCH).await? {
+            if until.is_over() {
+                return Ok(());
+            }
+            self.clean_in_turn(&tombstone).await;
         }
-        self.expire().await.map(Sweep::Removed)
+        Ok(())
     }
 
-    async fn expire(self: &Arc<Self>) -> Result<u64, SessionStoreError> {
+    async fn cancel_disabled(&self, until: &Until) -> Result<u64, SessionStoreError> {
+        let mut ended = 0;
+        for directory in self.directories.iter().filter(|directory| !directory.upload_enabled) {
+            ended += self.cancel_all(directory, until).await?;
+        }
+        Ok(ended)
+    }
+
+    async fn sweep_checked(self: &Arc<Self>, trust: &mut Trust, until: &Until) -> Result<Sweep, SessionStoreError> {
+        let now = self.clocks().await?;
+        if trust.has_drifted(now) {
+            return Ok(Sweep::ClockJumped);
+        }
+        trust.last = Some(now);
+        let census = self.sessions.census().await?;
+        trust.doubted = census.live > SMALL && census.expired > census.live / 5;
+        if trust.doubted {
+            return Ok(Sweep::TooMany { expired: census.expired, live: census.live });
+        }
+        self.expire(until).await.map(Sweep::Removed)
+    }
+
+    /// Forgets old tombstones where a sweep would trust the clock too.
+    async fn purge_checked(&self, trust: &Trust, until: &Until) -> Result<(), SessionStoreError> {
+        if trust.last.is_none() || trust.doubted || trust.has_drifted(self.clocks().await?) {
+            return Ok(());
+        }
+        self.purge(until).await
+    }
+
+    async fn purge(&self, until: &Until) -> Result<(), SessionStoreError> {
+        while self.sessions.purge(BATCH).await? >= u64::from(BATCH) && !until.is_over() {}
+        Ok(())
+    }
+
+    async fn expire(self: &Arc<Self>, until: &Until) -> Result<u64, SessionStoreError> {
         let mut removed = 0;
         loop {
             let expired = self.sessions.expired(BATCH).await?;
             let mut ended = 0;
             for session in &expired {
+                if until.is_over() {
+                    return Ok(removed + ended);
+                }
                 // A job under way is the session's own; it is finished, not swept.
                 if session.state == bits_core::State::Publish {
                     self.publish(session.id).await;
@@ -122,7 +168,7 @@ impl Inner {
         }
     }
 
-    async fn cancel_all(&self, directory: &Directory) -> Result<u64, SessionStoreError> {
+    async fn cancel_all(&self, directory: &Directory, until: &Until) -> Result<u64, SessionStoreError> {
         let mut filter = Filter { directory: Some(directory.url_path.clone()), limit: BATCH, ..Filter::default() };
         let mut ended = 0;
         loop {
@@ -130,6 +176,9 @@ impl Inner {
             let Some(last) = sessions.last() else { return Ok(ended) };
             filter.after = Some((last.created_at, last.id));
             for session in &sessions {
+                if until.is_over() {
+                    return Ok(ended);
+                }
                 ended += u64::from(self.end_in_turn(session, Ending::Cancelled).await);
             }
         }
@@ -140,6 +189,33 @@ impl Inner {
     async fn end_in_turn(&self, session: &Session, ending: Ending) -> bool {
         let _turn = self.turns.take(session.id, &self.stop).await;
         matches!(self.end(session, ending).await, Ok(true))
+    }
+
+    async fn clocks(&self) -> Result<Clocks, SessionStoreError> {
+        Ok(Clocks { wall: self.sessions.now().await?, monotonic: Instant::now() })
+    }
+}
+
+impl Trust {
+    fn has_drifted(&self, now: Clocks) -> bool {
+        self.last.is_some_and(|last| last.drift(now) > TOLERATED_DRIFT)
+    }
+}
+
+impl Until {
+    fn never() -> Self {
+        Self(CancellationToken::new(), CancellationToken::new())
+    }
+
+    fn is_over(&self) -> bool {
+        self.0.is_cancelled() || self.1.is_cancelled()
+    }
+
+    async fn over(&self) {
+        tokio::select! {
+            () = self.0.cancelled() => {}
+            () = self.1.cancelled() => {}
+        }
     }
 }
 

@@ -160,8 +160,7 @@ impl Inner {
                 self.commit(session, &Transition::Withdraw).await?;
             }
             StoreErrorKind::Doubtful { good } => {
-                let Some(receiving) = self.commit(session, &Transition::Withdraw).await? else { return Ok(None) };
-                let to = self.regress(&receiving, good.min(receiving.received)).await?;
+                let to = self.regress(session, good.min(session.received)).await?;
                 return Ok(to.map(|to| Outcome::Regressed { to }));
             }
             _ => {

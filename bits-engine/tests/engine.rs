@@ -13,8 +13,8 @@ use std::{
 };
 
 use bits_core::{
-    Ack, BodyError, Commit, Directory, Ending, Found, Hresult, Principal, PublishAt, Session, SessionId, SessionStore,
-    StorageKey, StoreErrorKind, Transition,
+    Ack, BodyError, Commit, Directory, Ending, Found, Hresult, Principal, PublishAt, Session, SessionEvent,
+    SessionEventKind, SessionId, SessionStore, StorageKey, StoreErrorKind, Transition,
     conformance::{ManualClock, MemorySessions, MemoryUploads, PublishFault},
 };
 use bits_engine::{Body, Caller, Directories, Engine};
@@ -23,6 +23,7 @@ use futures_util::{StreamExt, stream};
 use hooked::Hooked;
 use http::{Request, request::Parts};
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 const PART: u64 = 16;
 
@@ -53,6 +54,26 @@ impl Rig {
         let directories = Directories::new(vec![directory]).unwrap();
         let engine = Engine::builder(sessions.clone(), directories).storage("memory", hooks.clone()).build().unwrap();
         Self { engine, sessions, uploads, hooks, clock }
+    }
+
+    /// The engine of the next process, over the same stores.
+    fn again(
+        &self,
+        change: impl Fn(&mut Directory),
+        observer: impl Fn(&SessionEvent) + Send + Sync + 'static,
+    ) -> Engine {
+        let mut directory = Directory::new("/upload", "memory", StorageKey::parse("store").unwrap());
+        change(&mut directory);
+        let directories = Directories::new(vec![directory]).unwrap();
+        let builder = Engine::builder(self.sessions.clone(), directories).storage("memory", self.hooks.clone());
+        builder.on_event(observer).build().unwrap()
+    }
+
+    /// Maintenance in a task of its own, and what ends it.
+    fn maintain(&self, interval: Duration) -> (tokio::task::JoinHandle<()>, CancellationToken) {
+        let (engine, stop) = (self.engine.clone(), CancellationToken::new());
+        let shutdown = stop.clone();
+        (tokio::spawn(async move { engine.maintain(interval, shutdown).await }), stop)
     }
 
     async fn send(&self, packet: Packet<'_>, body: Body) -> Option<Ack> {
@@ -431,11 +452,7 @@ async fn what_expired_is_swept_and_what_the_clock_took_is_not() {
 #[tokio::test(start_paused = true)]
 async fn a_clock_that_jumped_expires_nothing() {
     let rig = Rig::with(|directory| directory.session_timeout = Duration::from_secs(24 * 60 * 60));
-    let stop = tokio_util::sync::CancellationToken::new();
-    let maintenance = {
-        let (engine, stop) = (rig.engine.clone(), stop.clone());
-        tokio::spawn(async move { engine.maintain(Duration::from_secs(10), stop).await })
-    };
+    let (maintenance, stop) = rig.maintain(Duration::from_secs(10));
     tokio::time::sleep(Duration::from_secs(1)).await;
     let id = rig.create("/upload/f").await;
     rig.clock.advance(Duration::from_secs(48 * 60 * 60));
@@ -446,6 +463,59 @@ async fn a_clock_that_jumped_expires_nothing() {
     maintenance.await.unwrap();
 }
 
+/// Tombstones answer packets that come again: they go by the same clock as sessions.
+#[tokio::test(start_paused = true)]
+async fn a_clock_that_jumped_forgets_no_ended_session() {
+    for (passed, jumped, remembered) in [(61, 0, false), (61, 2 * 60 * 60, true)] {
+        let rig = Rig::with(|directory| directory.session_timeout = Duration::from_secs(60));
+        let (maintenance, stop) = rig.maintain(Duration::from_secs(60 * 60));
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let id = rig.create("/upload/f").await;
+        let _ = rig.end("/upload/f", "Close-Session", id).await;
+        rig.clock.advance(Duration::from_secs(passed + jumped));
+        tokio::time::sleep(Duration::from_secs(passed)).await;
+        assert_eq!(rig.sessions.load(id).await.unwrap().is_some(), remembered, "a jump by {jumped} s");
+        stop.cancel();
+        maintenance.await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn maintenance_ends_in_the_middle_of_a_sweep() {
+    let rig = Rig::with(|directory| directory.session_timeout = Duration::from_secs(60));
+    for _ in 0..50 {
+        rig.create("/upload/f").await;
+    }
+    rig.clock.advance(Duration::from_secs(120));
+    let stop = CancellationToken::new();
+    let stopper = stop.clone();
+    let engine = rig.again(
+        |_| {},
+        move |event| {
+            if matches!(event.kind, SessionEventKind::Ended(Ending::Expired)) {
+                stopper.cancel();
+            }
+        },
+    );
+    engine.maintain(Duration::from_secs(10), stop).await;
+    assert_eq!(rig.sessions.census().await.unwrap().live, 49);
+}
+
+#[tokio::test(start_paused = true)]
+async fn maintenance_starts_nothing_once_the_engine_has_stopped() {
+    let rig = Rig::new();
+    let id = rig.create("/upload/f").await;
+    let (maintenance, _stop) = rig.maintain(Duration::from_secs(10));
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    rig.engine.stop().await;
+    for transition in [Transition::Begin { total: 0 }, Transition::Intend(bits_core::PublishIntent("put".to_owned()))] {
+        rig.meddle(id, transition).await;
+    }
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(rig.row(id).await.state, bits_core::State::Publish);
+    tokio::time::timeout(Duration::from_secs(1), maintenance).await.expect("maintenance has ended").unwrap();
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_large_share_is_not_expired_at_once() {
     let rig = Rig::with(|directory| directory.session_timeout = Duration::from_secs(60));
@@ -453,11 +523,7 @@ async fn a_large_share_is_not_expired_at_once() {
         rig.create("/upload/f").await;
     }
     rig.clock.advance(Duration::from_secs(120));
-    let stop = tokio_util::sync::CancellationToken::new();
-    let maintenance = {
-        let (engine, stop) = (rig.engine.clone(), stop.clone());
-        tokio::spawn(async move { engine.maintain(Duration::from_secs(10), stop).await })
-    };
+    let (maintenance, stop) = rig.maintain(Duration::from_secs(10));
     tokio::time::sleep(Duration::from_secs(60)).await;
     assert_eq!(rig.sessions.census().await.unwrap().live, 150);
     stop.cancel();
@@ -470,11 +536,14 @@ async fn disabled_directories_lose_their_sessions() {
     let rig = Rig::new();
     let id = rig.create("/upload/f").await;
     let _ = rig.fragment("/upload/f", id, 0, &content(100), 50).await;
-    let mut directory = Directory::new("/upload", "memory", StorageKey::parse("store").unwrap());
-    directory.upload_enabled = false;
-    let directories = Directories::new(vec![directory]).unwrap();
-    let engine =
-        Engine::builder(rig.sessions.clone(), directories).storage("memory", rig.uploads.clone()).build().unwrap();
+    // Its operator has spelt it otherwise since.
+    let engine = rig.again(
+        |directory| {
+            directory.url_path = "/Upload".to_owned();
+            directory.upload_enabled = false;
+        },
+        |_| {},
+    );
     assert_eq!(engine.cancel_disabled().await.unwrap(), 1);
     assert_eq!(rig.uploads.staged(), Vec::<String>::new());
     let caller = Caller { principal: Principal::ANONYMOUS, address: None };
@@ -633,6 +702,25 @@ async fn the_last_byte_is_durable_also_when_it_came_with_a_broken_body() {
     assert_eq!(rig.send(packet, body).await, None);
     assert_eq!(rig.fragment("/upload/f", id, 0, b"hello", 5).await.next_offset(), Some(5));
     assert_eq!(rig.row(id).await.synced, 5);
+}
+
+/// Also where the rules have changed since all of it came, and publishing it was refused.
+#[tokio::test]
+async fn the_last_ack_comes_again_after_a_change_of_rules_only_once_all_is_durable() {
+    let rig = Rig::over(MemoryUploads::volatile(PART), |_| {});
+    let id = rig.create("/upload/f").await;
+    let first = rig.create("/upload/f").await;
+    let _ = rig.fragment("/upload/f", first, 0, b"first", 5).await;
+    assert_eq!(rig.fragment("/upload/f", id, 0, b"hello", 5).await.status(), 403);
+    assert_eq!(rig.row(id).await.synced, 0);
+    let engine = rig.again(|directory| directory.publish = PublishAt::CloseSession, |_| {});
+    let caller = Caller { principal: Principal::ANONYMOUS, address: None };
+    let again = Packet::new("/upload/f", "Fragment").session(id).range(0, 5, 5);
+    for _ in 0..2 {
+        let ack = engine.handle(&again.head(), caller.clone(), bytes(b"hello")).await.unwrap();
+        assert_eq!((ack.status().as_u16(), ack.next_offset()), (200, Some(5)));
+        assert_eq!(rig.row(id).await.synced, 5);
+    }
 }
 
 /// Windows would wait ten minutes after a 503.

@@ -249,6 +249,6 @@ fn matches(filter: &Filter, session: &Session, now: Timestamp) -> bool {
     filter.idle.is_none_or(|idle| session.progressed_at + idle <= now)
         && filter.principal.as_ref().is_none_or(|principal| *principal == session.principal)
         && filter.path_prefix.as_ref().is_none_or(|prefix| session.destination.as_str().starts_with(prefix.as_str()))
-        && filter.directory.as_ref().is_none_or(|directory| *directory == session.directory)
+        && filter.directory.as_ref().is_none_or(|directory| directory.eq_ignore_ascii_case(&session.directory))
         && filter.after.is_none_or(|after| (session.created_at, session.id) > after)
 }

@@ -240,7 +240,9 @@ pub(super) async fn a_claim_keeps_others_out(probe: impl SessionProbe) {
 /// A claim ends with the publishing, however that ends.
 pub(super) async fn a_claim_is_released(probe: impl SessionProbe) {
     let store = probe.store();
-    for release in [Transition::Withdraw, Transition::Published, Transition::End(Ending::Cancelled)] {
+    for release in
+        [Transition::Withdraw, Transition::Regress { to: 4 }, Transition::Published, Transition::End(Ending::Cancelled)]
+    {
         let [first, second] = [received_at(store, "default", "k").await, received_at(store, "default", "k").await];
         let first = live(store.commit(&first, &intend()).await);
         assert_eq!(store.commit(&second, &intend()).await.unwrap(), Commit::Claimed(first.id));
@@ -348,6 +350,24 @@ pub(super) async fn a_regress_drops_later_pieces(probe: impl SessionProbe) {
     live(store.commit(&session, &Transition::Regress { to: 0 }).await);
     assert_eq!(store.pieces(session.id, 0).await.unwrap(), []);
     assert_eq!(sorted(store.replaced_pieces(session.id).await.unwrap()), [a, b, new, c]);
+}
+
+/// A regress while publishing is one change: intent, claim and bytes go together, and whoever
+/// still publishes commits nothing.
+pub(super) async fn a_regress_ends_publishing(probe: impl SessionProbe) {
+    let store = probe.store();
+    for stage in [Stage::Publish, Stage::Postponed] {
+        let publishing = reach(store, stage).await;
+        let back = live(store.commit(&publishing, &Transition::Regress { to: 4 }).await);
+        assert_eq!((back.state, back.received, back.synced), (State::ReceiveFragments, 4, 4));
+        assert_eq!((&back.intent, back.retry_at, back.epoch), (&None, None, publishing.epoch + 1));
+        assert_eq!(store.pieces(back.id, 0).await.unwrap(), [piece(0, 4, "first")]);
+        assert_eq!(store.commit(&publishing, &Transition::Published).await.unwrap(), Commit::Moved);
+        assert_eq!(store.unpublished(100).await.unwrap(), []);
+        let whole = live(store.commit(&back, &advance(10, &[piece(4, 6, "again")])).await);
+        let publishing = live(store.commit(&whole, &intend()).await);
+        live(store.commit(&publishing, &Transition::Published).await);
+    }
 }
 
 /// Pieces stay while the session lives or is unclean, and go with what they name.
@@ -530,6 +550,7 @@ pub(super) async fn lists_are_filtered(probe: impl SessionProbe) {
         (by_path("file"), vec![]),
         (by_path(""), vec![0, 1, 2, 3, 4]),
         (by_directory("/other"), vec![3, 4]),
+        (by_directory("/OTHer"), vec![3, 4]),
         (by_directory("/oth"), vec![]),
         (Filter { path_prefix: Some("/upload".to_owned()), ..by_principal("b@x") }, vec![2]),
         (Filter { directory: Some("/other".to_owned()), ..by_principal("b@x") }, vec![]),
@@ -698,6 +719,14 @@ fn transitions(session: &Session) -> Vec<Transition> {
         advance(at + 1, &[piece(at, 1, "next")]),
         advance(10, &[piece(0, 10, "whole")]),
         advance(at, &[]),
+        Transition::Advance {
+            to: at,
+            synced: at,
+            incarnation: "boot".to_owned(),
+            pieces: Vec::new(),
+            handle: None,
+            durable: true,
+        },
         advance(11, &[]),
         Transition::Advance {
             to: at + 1,

@@ -76,6 +76,7 @@ suite! {$
     pieces_are_replaced_by_covering
     only_replaced_pieces_are_forgotten
     a_regress_drops_later_pieces
+    a_regress_ends_publishing
     pieces_end_with_their_session
     unclean_tombstones_are_listed
     old_tombstones_are_purged

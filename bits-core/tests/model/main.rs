@@ -256,7 +256,7 @@ impl World {
             return;
         };
         let pieces = ready(self.server.sessions.pieces(session.id, 0)).unwrap();
-        if !pieces.is_empty() && session.state == State::ReceiveFragments {
+        if !pieces.is_empty() {
             self.server.uploads.lose(&Upload::of(&session, Vec::new()), which.get(&pieces));
             self.shaky[who] = true;
         }

@@ -229,6 +229,9 @@ impl Server {
                 self.change(session, &Transition::Postpone { until });
                 Err(Refusal::Unavailable)
             }
+            Err(error) if matches!(error.kind, StoreErrorKind::Doubtful { .. }) => {
+                Err(self.failed(session, error.kind))
+            }
             Err(error) => {
                 let session = self.change(session, &Transition::Withdraw);
                 Err(self.failed(&session, error.kind))

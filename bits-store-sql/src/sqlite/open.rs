@@ -233,7 +233,10 @@ fn migrator() -> Migrator {
     let migration = |version, name: &'static str, sql: &'static str| {
         Migration::new(version, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
     };
-    Migrator::with_migrations(vec![migration(1, "sessions", include_str!("../../migrations/sqlite/0001_sessions.sql"))])
+    Migrator::with_migrations(vec![
+        migration(1, "sessions", include_str!("../../migrations/sqlite/0001_sessions.sql")),
+        migration(2, "directories", include_str!("../../migrations/sqlite/0002_directories.sql")),
+    ])
 }
 
 /// The version that this program needs.

@@ -88,7 +88,9 @@ impl Change {
                 .bind(to_integer(*synced)?)
                 .bind(incarnation.clone())
                 .bind(handle.clone()),
-            Transition::Regress { to } => self.at(statements::REGRESS)?.bind(to_integer(*to)?),
+            Transition::Regress { to } => {
+                self.at(statements::REGRESS)?.bind(to_integer(*to)?).bind(self.from.state.as_str())
+            }
             Transition::Intend(intent) => self.at(statements::INTEND)?.bind(intent.0.clone()),
             Transition::Withdraw => self.at(statements::WITHDRAW)?,
             Transition::Postpone { until } => self.at(statements::POSTPONE)?.bind(until.as_millis()),

@@ -93,7 +93,11 @@ statements! {
              progressed_at = ", now!()
         )
     );
-    REGRESS = update!("'receiving'", "received = ?4, synced = min(synced, ?4), epoch = epoch + 1");
+    /// While receiving or publishing, which the caller names.
+    REGRESS = update!(
+        "?5",
+        "received = ?4, synced = min(synced, ?4), epoch = epoch + 1, state = 'receiving', intent = NULL, retry_at = NULL"
+    );
     INTEND = update!(
         "'receiving'",
         "state = 'publishing', epoch = epoch + 1, synced = received, intent = ?4",
@@ -183,7 +187,7 @@ pub(super) fn list(by: ListBy) -> String {
     sql += if by_path { "(+created_at, +id) > (?1, ?2)" } else { "(created_at, id) > (?1, ?2)" };
     let conditions = [
         (by.principal, " AND principal = ?3"),
-        (by.directory, " AND directory = ?4"),
+        (by.directory, " AND directory = ?4 COLLATE NOCASE"),
         (by.first_path, " AND destination >= ?5"),
         (by.end_of_paths, " AND destination < ?6"),
         (by.idle, concat!(" AND progressed_at <= ", now!(), " - ?7")),
