@@ -67,9 +67,12 @@ pub async fn open_sessions(config: &Config, migrate: bool) -> Result<SqliteSessi
     SqliteSessions::open(path, options).await.map_err(|error| describe("state.url", &error))
 }
 
-/// Brings the session database up to date.
+/// Brings the session database up to date; makes the data folder if the database lies in it.
 pub async fn migrate(config: &Config) -> Result<(), String> {
-    create_folder(&config.data_dir)?;
+    let StateUrl::Sqlite(path) = &config.state.url;
+    if path.starts_with(&config.data_dir) {
+        create_folder(&config.data_dir)?;
+    }
     let sessions = open_sessions(config, true).await?;
     sessions.close().await;
     tracing::info!("the session database is up to date");

@@ -71,6 +71,12 @@ fn a_configuration_is_checked_and_a_database_migrated() {
     assert!(said(&run(&server, &["check"])).contains("url_path = \"/in\""));
     said(&run(&server, &["migrate"]));
     assert!(said(&run(&server, &["sessions", "list"])).contains("0 live sessions"));
+    let elsewhere = "data_dir = \"unused\"\n[state]\nurl = \"sqlite:elsewhere.db\"\n";
+    std::fs::write(server.folder().join("bits.toml"), elsewhere).unwrap();
+    let mut migrate = Command::new(server_binary());
+    said(&migrate.args(["migrate", "--config"]).arg(server.folder().join("bits.toml")).output().unwrap());
+    assert!(server.folder().join("elsewhere.db").exists());
+    assert!(!server.folder().join("unused").exists(), "a folder was made that nothing was put in");
     std::fs::write(server.folder().join("bits.toml"), "shutdown_grease = \"1s\"\n").unwrap();
     let wrong = run(&server, &["check"]);
     assert_eq!(wrong.status.code(), Some(2));
