@@ -15,6 +15,7 @@ mod packet;
 mod path;
 mod principal;
 mod range;
+mod reading;
 mod refusal;
 mod session;
 mod session_store;
@@ -29,6 +30,7 @@ pub use packet::{Form, FragmentHead, PROTOCOL, Packet, PacketType, header};
 pub use path::{InvalidPath, StorageKey, VirtualPath};
 pub use principal::Principal;
 pub use range::{ContentRange, InvalidContentRange};
+pub use reading::{ByteStream, ObjectInfo, Opened, Source};
 pub use refusal::{Hresult, Refusal};
 pub use session::{
     After, CloseDecision, FragmentDecision, Illegal, NewSession, PublishIntent, Session, State, Tombstone, Transition,

@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_core::Stream;
 
-use crate::{PublishIntent, Session, SessionId, StorageKey};
+use crate::{Opened, PublishIntent, Session, SessionId, Source, StorageKey};
 
 /// Keeps the bytes of uploads under way, and puts them at their destination.
 ///
@@ -68,6 +68,10 @@ pub trait UploadStore: Send + Sync + 'static {
         let _ = (upload, pieces);
         Ok(())
     }
+
+    /// Opens what is there for reading; none where there is no file, or a folder.
+    /// [`StoreErrorKind::Denied`] for anything else that is no file, or a link on the way to it.
+    async fn open(&self, source: Source<'_>) -> Result<Option<Box<dyn Opened>>, StoreError>;
 
     /// Whether the store answers and takes writes.
     async fn check(&self) -> Result<(), StoreError>;

@@ -15,6 +15,7 @@ mod error;
 mod lock;
 mod progress;
 mod publish;
+mod reading;
 mod room;
 mod root;
 mod staging;

@@ -48,6 +48,11 @@ impl Place {
         Self { session: upload.session, folder: folder(&upload.folder), name: upload.session.uuid().to_string() }
     }
 
+    /// The name of the reply of a server application, beside the upload.
+    pub(crate) fn reply_name(&self) -> String {
+        format!("{}.reply", self.name)
+    }
+
     /// The file's full path, for messages.
     pub(crate) fn show(&self, root: &Root) -> String {
         root.show(&format!("{}/{}", self.folder, self.name))

@@ -4,8 +4,8 @@ use std::{path::Path, sync::Arc};
 
 use async_trait::async_trait;
 use bits_core::{
-    BodyError, BodyStream, Destination, Precondition, PublishIntent, SessionId, Stopped, StorageKey, StoreError,
-    StoreErrorKind, Upload, UploadStore, Written,
+    BodyError, BodyStream, Destination, Opened, Precondition, PublishIntent, SessionId, Source, Stopped, StorageKey,
+    StoreError, StoreErrorKind, Upload, UploadStore, Written,
 };
 use futures_util::StreamExt;
 use rustix::fs::{Access, AtFlags, StatVfsMountFlags, accessat, fstatvfs};
@@ -19,6 +19,7 @@ use crate::{
     batch::Batch,
     error::failed,
     publish,
+    reading::Reading,
     room::Room,
     root::{Root, is_removed},
     staging::{self, Disk, Place, Staged},
@@ -202,6 +203,11 @@ impl UploadStore for LocalStore {
     async fn discard(&self, upload: &Upload) -> Result<(), StoreError> {
         let place = Place::of(upload);
         self.turn(upload.session).await.last(move |disk, staged| staged.discard(disk, &place)).await
+    }
+
+    async fn open(&self, source: Source<'_>) -> Result<Option<Box<dyn Opened>>, StoreError> {
+        let reading = Reading::of(source);
+        self.on_disk(move |disk| reading.open(&disk.root)).await
     }
 
     async fn check(&self) -> Result<(), StoreError> {
@@ -389,7 +395,7 @@ fn check(disk: &Disk) -> Result<(), StoreError> {
 }
 
 /// A blocking thread did not return.
-fn stopping(error: JoinError) -> StoreError {
+pub(crate) fn stopping(error: JoinError) -> StoreError {
     match error.try_into_panic() {
         Ok(panic) => std::panic::resume_unwind(panic),
         Err(error) => StoreError::with_source(StoreErrorKind::Unavailable, "the runtime is stopping", error),

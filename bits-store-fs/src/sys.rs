@@ -137,6 +137,23 @@ pub(crate) fn start_writeback(file: impl AsFd, start: u64, len: u64) {
     let _ = (file, start, len);
 }
 
+/// Reads what the system has in memory, without waiting for the disk; none where that is nothing,
+/// or cannot be found out.
+pub(crate) fn read_cached(file: impl AsFd, buffer: &mut [u8], offset: u64) -> Option<usize> {
+    #[cfg(target_os = "linux")]
+    {
+        use rustix::io::{ReadWriteFlags, preadv2};
+
+        // Whatever the error is, reading as usual shows it.
+        preadv2(file, &mut [std::io::IoSliceMut::new(buffer)], offset, ReadWriteFlags::NOWAIT).ok()
+    }
+    #[cfg(not(target_os = "linux"))]
+    {
+        let _ = (file, buffer, offset);
+        None
+    }
+}
+
 /// Moves a file to a name that must be free.
 pub(crate) fn rename_noreplace(from: BorrowedFd<'_>, old: &str, to: BorrowedFd<'_>, new: &str) -> Result<()> {
     #[cfg(any(target_os = "linux", target_vendor = "apple"))]

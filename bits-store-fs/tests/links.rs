@@ -10,7 +10,7 @@ use std::{
     sync::atomic::{AtomicBool, Ordering},
 };
 
-use bits_core::{Destination, StoreErrorKind, UploadStore};
+use bits_core::{Destination, Source, StoreErrorKind, UploadStore};
 use bits_store_fs::LocalStore;
 use common::{CAREFUL, Place, REPLACE, key, options, publish, publish_new, put_all, stopped_kind, upload, write};
 
@@ -166,6 +166,49 @@ async fn a_link_at_the_destination_is_kept_or_replaced_but_never_followed() {
         assert!(fs::symlink_metadata(place.path("in/file")).unwrap().is_file());
         assert_untouched(&outside);
         fs::remove_file(place.path("in/file")).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_read_through_a_link() {
+    let place = Place::new();
+    let outside = outside(&place);
+    publish_new(&place.store, "in/file", b"published").await.unwrap();
+    symlink(&outside, place.path("in/out")).unwrap();
+    symlink(outside.join("precious"), place.path("in/link")).unwrap();
+    symlink("file", place.path("in/within")).unwrap();
+    symlink("in", place.path("folder")).unwrap();
+    for name in ["in/out/precious", "in/link", "in/within", "folder/file"] {
+        assert_denied(&place, Source::Published(&key(name))).await;
+    }
+    let upload = upload("in/file", 8);
+    let reply = place.path("in/BITS-Sessions").join(format!("{}.reply", upload.session.uuid()));
+    fs::create_dir_all(place.path("in/BITS-Sessions")).unwrap();
+    for link in [place.staged(&upload), reply] {
+        symlink(outside.join("precious"), link).unwrap();
+    }
+    assert_denied(&place, Source::Staged(&upload)).await;
+    assert_denied(&place, Source::Reply(&upload)).await;
+}
+
+#[tokio::test]
+async fn only_regular_files_are_read() {
+    let place = Place::new();
+    fs::create_dir(place.path("in")).unwrap();
+    let made = std::process::Command::new("mkfifo").arg(place.path("in/fifo")).status().unwrap();
+    assert!(made.success());
+    let _socket = std::os::unix::net::UnixListener::bind(place.path("in/socket")).unwrap();
+    for name in ["in/fifo", "in/socket"] {
+        let opened = place.store.open(Source::Published(&key(name))).await;
+        assert!(opened.is_err(), "{name} was opened");
+    }
+    assert!(place.store.open(Source::Published(&key("in"))).await.unwrap().is_none());
+}
+
+async fn assert_denied(place: &Place, source: Source<'_>) {
+    match place.store.open(source).await {
+        Err(error) => assert_eq!(error.kind, StoreErrorKind::Denied, "{source:?}: {error:?}"),
+        Ok(opened) => panic!("{source:?} was opened: {}", opened.is_some()),
     }
 }
 

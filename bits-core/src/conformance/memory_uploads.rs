@@ -6,6 +6,7 @@
 
 use std::{
     collections::BTreeMap,
+    ops::Range,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -14,13 +15,15 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures_util::StreamExt;
+use futures_util::{StreamExt, stream};
 
 use crate::{
-    BodyStream, Destination, Piece, Precondition, PublishIntent, Session, SessionId, State, Stopped, StorageKey,
-    StoreError, StoreErrorKind, Upload, UploadStore, Written,
+    BodyStream, ByteStream, Destination, ObjectInfo, Opened, Piece, Precondition, PublishIntent, Session, SessionId,
+    Source, State, Stopped, StorageKey, StoreError, StoreErrorKind, Timestamp, Upload, UploadStore, Written,
 };
 
+/// Bytes of an object that are read at once.
+const READ: u64 = 4096;
 /// So many tails of one part are merged into one.
 const MAXIMUM_TAILS: usize = 4;
 
@@ -64,6 +67,8 @@ struct Object {
     /// Metadata: whose upload it is.
     session: SessionId,
     durable: bool,
+    /// Another one for every object.
+    etag: u64,
 }
 
 #[derive(Debug)]
@@ -289,8 +294,7 @@ impl UploadStore for MemoryUploads {
         if !bucket.stands(upload) {
             bucket.check_destination(upload, precondition)?;
             let data = bucket.assemble(upload, intent)?;
-            let object = Object { data, session: upload.session, durable: true };
-            bucket.objects.insert(upload.key.to_string(), object);
+            bucket.put(upload.key.to_string(), data, upload.session, true);
         }
         if let Some(PublishFault::After(kind)) = fault {
             return Err(StoreError::new(kind, "publishing was told to fail after it was done"));
@@ -320,8 +324,62 @@ impl UploadStore for MemoryUploads {
         Ok(())
     }
 
+    async fn open(&self, source: Source<'_>) -> Result<Option<Box<dyn Opened>>, StoreError> {
+        let mut bucket = self.reach()?;
+        let name = match source {
+            Source::Published(key) => key.to_string(),
+            Source::Staged(upload) => bucket.complete_staged(upload)?,
+            Source::Reply(upload) => reply(upload),
+        };
+        let object = bucket.objects.get(&name).map(|object| OpenedObject {
+            info: ObjectInfo {
+                size: object.data.len() as u64,
+                modified: Timestamp::from_millis(object.etag as i64 * 1000),
+                tag: object.etag.to_string(),
+            },
+            etag: object.etag,
+            bucket: Arc::clone(&self.bucket),
+            name,
+        });
+        Ok(object.map(|object| Box::new(object) as Box<dyn Opened>))
+    }
+
     async fn check(&self) -> Result<(), StoreError> {
         self.reach().map(drop)
+    }
+}
+
+/// Each read is a request of its own that names the content it expects.
+struct OpenedObject {
+    info: ObjectInfo,
+    etag: u64,
+    bucket: Arc<Mutex<Bucket>>,
+    name: String,
+}
+
+impl Opened for OpenedObject {
+    fn info(&self) -> &ObjectInfo {
+        &self.info
+    }
+
+    fn read(&self, range: Range<u64>) -> ByteStream {
+        let (bucket, name, etag) = (Arc::clone(&self.bucket), self.name.clone(), self.etag);
+        let range = range.start..range.end.min(self.info.size);
+        Box::pin(stream::try_unfold(range, move |range| {
+            let read = || {
+                if range.is_empty() {
+                    return Ok(None);
+                }
+                let now = range.start..range.end.min(range.start + READ);
+                let bucket = bucket.lock().unwrap_or_else(PoisonError::into_inner);
+                let object = bucket.objects.get(&name).filter(|object| object.etag == etag);
+                let object = object.ok_or_else(|| {
+                    StoreError::new(StoreErrorKind::Missing, format!("{name} was replaced or deleted"))
+                })?;
+                Ok(Some((object.data.slice(now.start as usize..now.end as usize), now.end..range.end)))
+            };
+            std::future::ready(read())
+        }))
     }
 }
 
@@ -352,10 +410,29 @@ impl Bucket {
         match Home::parse(&piece.id)? {
             Home::Tail(name) => self.objects.get(&name).map(|object| object.data.clone()),
             Home::Part { number, etag } => {
+                if let Some(Object { data, .. }) = self.objects.get(&completed(upload)?) {
+                    return data.get(piece.start as usize..piece.end() as usize).map(|part| data.slice_ref(part));
+                }
                 let part = self.multipart(upload)?.parts.get(&number)?;
                 (part.etag == etag).then(|| part.data.clone())
             }
         }
+    }
+
+    fn put(&mut self, name: String, data: Bytes, session: SessionId, durable: bool) {
+        let etag = self.unique();
+        self.objects.insert(name, Object { data, session, durable, etag });
+    }
+
+    /// Makes one object of a whole upload, still staged: neither parts nor many tails can be read
+    /// as one.
+    fn complete_staged(&mut self, upload: &Upload) -> Result<String, StoreError> {
+        let name = completed(upload).unwrap_or_else(|| format!("{}{}-whole", staging(upload), upload.epoch));
+        if !self.objects.contains_key(&name) {
+            let data = self.assemble(upload, &PublishIntent("complete".to_owned()))?;
+            self.put(name.clone(), data, upload.session, true);
+        }
+        Ok(name)
     }
 
     fn make_durable(&mut self, upload: &Upload) {
@@ -502,8 +579,7 @@ impl<'a> Writer<'a> {
         let start = if merge { part_start } else { self.reached };
         let data = self.with_tails(&mut bucket, start)?;
         let name = format!("{}{}-{start}-{}", staging(&self.upload), self.upload.epoch, bucket.unique());
-        let object = Object { data: data.into(), session: self.upload.session, durable: !self.store.volatile };
-        bucket.objects.insert(name.clone(), object);
+        bucket.put(name.clone(), data.into(), self.upload.session, !self.store.volatile);
         drop(bucket);
         self.wrote(start, &Home::Tail(name));
         Ok(())
@@ -576,6 +652,17 @@ impl std::fmt::Display for Home {
 fn staging(upload: &Upload) -> String {
     let slash = if upload.folder == StorageKey::ROOT { "" } else { "/" };
     format!("{}{slash}{}/{}/", upload.folder, StorageKey::STAGING, upload.session.uuid())
+}
+
+/// What a multipart upload becomes where it is completed before it is published.
+fn completed(upload: &Upload) -> Option<String> {
+    let (_, number) = upload.handle.as_ref()?.rsplit_once(' ')?;
+    Some(format!("{}whole-{number}", staging(upload)))
+}
+
+/// Where the reply of a server application is kept.
+fn reply(upload: &Upload) -> String {
+    format!("{}reply", staging(upload))
 }
 
 fn is_staging(name: &str) -> bool {

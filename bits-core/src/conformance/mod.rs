@@ -25,6 +25,7 @@
 mod clock;
 mod memory_sessions;
 mod memory_uploads;
+mod read_cases;
 mod rig;
 mod session_cases;
 mod suite;

@@ -126,4 +126,10 @@ suite! {$
     many_uploads_at_once
     names_at_the_limits
     similar_names_never_mix
+    published_files_are_read
+    any_range_is_read
+    nothing_is_opened_where_no_file_stands
+    a_replaced_file_is_not_mixed_with_the_new_one
+    tags_differ_with_the_content
+    staged_uploads_are_read_then_published
 }

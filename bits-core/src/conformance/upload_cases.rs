@@ -6,6 +6,10 @@ use std::future::Future;
 use bytes::Bytes;
 use futures_util::{StreamExt, future::join_all, stream};
 
+pub(super) use super::read_cases::{
+    a_replaced_file_is_not_mixed_with_the_new_one, any_range_is_read, nothing_is_opened_where_no_file_stands,
+    published_files_are_read, staged_uploads_are_read_then_published, tags_differ_with_the_content,
+};
 use super::rig::{CAREFUL, Rig, advance, pattern, write_only};
 use crate::{
     BodyError, Commit, Destination, Precondition, SessionStore, Stopped, StorageKey, StoreError, StoreErrorKind,

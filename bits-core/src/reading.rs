@@ -1,0 +1,47 @@
+//! Reading back what an [`UploadStore`](crate::UploadStore) holds: as downloads, and for server applications.
+
+use std::{ops::Range, pin::Pin};
+
+use bytes::Bytes;
+use futures_core::Stream;
+
+use crate::{StorageKey, StoreError, Timestamp, Upload};
+
+/// What can be read back from a store.
+#[derive(Clone, Copy, Debug)]
+pub enum Source<'a> {
+    /// The file that is published at a key. No key leads below `BITS-Sessions`.
+    Published(&'a StorageKey),
+    /// An upload whose bytes have all come, and all of whose pieces are told.
+    Staged(&'a Upload),
+    /// The reply that a server application gave to an upload; its pieces need not be told.
+    Reply(&'a Upload),
+}
+
+/// What is known of an opened object; it stays true of the bytes that are read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ObjectInfo {
+    /// Its size in bytes.
+    pub size: u64,
+    /// When its content last changed.
+    pub modified: Timestamp,
+    /// Another one for any other content at the same place, as a strong entity tag must be:
+    /// visible ASCII without quotes.
+    pub tag: String,
+}
+
+/// An object that was opened for reading: one content, whatever happens at its place meanwhile.
+pub trait Opened: Send + Sync {
+    /// What is known of it.
+    fn info(&self) -> &ObjectInfo;
+
+    /// The bytes of `range`, in pieces of at most 1 MiB; the part of it past the end is left out.
+    ///
+    /// Each item is read when it is asked for. After an error nothing more comes. Where the
+    /// content cannot be had any more, because it was replaced or changed in place, the stream
+    /// fails before its last byte rather than to mix two contents.
+    fn read(&self, range: Range<u64>) -> ByteStream;
+}
+
+/// Bytes of an opened object, in order.
+pub type ByteStream = Pin<Box<dyn Stream<Item = Result<Bytes, StoreError>> + Send>>;
