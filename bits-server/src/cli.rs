@@ -14,7 +14,7 @@ use tracing_subscriber::{Layer, filter::Targets, layer::SubscriberExt, util::Sub
 
 use crate::{
     config::{Config, ConfigError, Overrides, process_environment},
-    sessions, start, stores,
+    confine, sessions, start, stores,
 };
 
 /// Serves uploads by Microsoft's BITS Upload Protocol: resumable, and held through crashes.
@@ -164,6 +164,9 @@ fn serve(args: ServeArgs) -> Result<(), Failure> {
     let overrides = Overrides { listen: args.listen, data_dir: args.data_dir };
     let config = load(&args.config, overrides)?;
     log_to_stderr()?;
+    stores::make_folders(&config).map_err(Failure::Failed)?;
+    // Threads inherit what holds when they start, and the runtime starts some.
+    confine::confine(&config).map_err(Failure::Failed)?;
     block_on(start::serve(config))?
 }
 

@@ -10,8 +10,12 @@ mod audit;
 #[cfg(all(feature = "fs", feature = "sqlite"))]
 pub mod cli;
 pub mod config;
+#[cfg(all(feature = "fs", feature = "sqlite"))]
+pub mod confine;
 mod connection;
 mod peer;
+#[cfg(all(feature = "faults", feature = "fs", feature = "sqlite"))]
+mod probe;
 mod serve;
 mod service;
 #[cfg(all(feature = "fs", feature = "sqlite"))]

@@ -38,6 +38,8 @@ pub(crate) async fn serve(config: Config) -> Result<(), Failure> {
     };
     let engine = engine(&config, &stores)?;
     greet(&config, &addresses, listeners.admin.as_ref());
+    #[cfg(feature = "faults")]
+    crate::probe::probe().await;
 
     let shutdown = CancellationToken::new();
     let options = options(&config);

@@ -38,6 +38,13 @@ impl Stores {
     }
 }
 
+/// Makes the folders that the stores live in, for a process that may not do so when it opens them.
+pub fn make_folders(config: &Config) -> Result<(), String> {
+    create_folder(&config.data_dir)?;
+    let StorageUrl::File(root) = &config.storage.url;
+    LocalStore::make_root(root, &local_options(config)).map_err(|error| describe("storage.url", &error))
+}
+
 /// Locks the data folder, waiting for a process that is stopping, and opens what the
 /// configuration names. The error says what is wrong, where, and what to do.
 pub async fn open(config: &Config) -> Result<Stores, String> {
@@ -47,16 +54,7 @@ pub async fn open(config: &Config) -> Result<Stores, String> {
         .map_err(|error| describe("data_dir", &error))?;
     let sessions = open_sessions(config, config.state.migrate).await?;
     let StorageUrl::File(root) = &config.storage.url;
-    let options = bits_store_fs::Options {
-        sync: match config.storage.sync {
-            Sync::Checkpoint => SyncAt::Checkpoint,
-            Sync::Fragment => SyncAt::Fragment,
-        },
-        reserve_free: config.storage.reserve_free.0,
-        folder_modes: config.directories.iter().map(|one| (one.storage_path.clone(), one.folder_mode.0)).collect(),
-        ..bits_store_fs::Options::default()
-    };
-    let uploads = LocalStore::open(root, options).map_err(|error| describe("storage.url", &error))?;
+    let uploads = LocalStore::open(root, local_options(config)).map_err(|error| describe("storage.url", &error))?;
     Ok(Stores { sessions: Arc::new(sessions), uploads: Arc::new(uploads), _lock: lock })
 }
 
@@ -77,6 +75,18 @@ pub async fn migrate(config: &Config) -> Result<(), String> {
     sessions.close().await;
     tracing::info!("the session database is up to date");
     Ok(())
+}
+
+fn local_options(config: &Config) -> bits_store_fs::Options {
+    bits_store_fs::Options {
+        sync: match config.storage.sync {
+            Sync::Checkpoint => SyncAt::Checkpoint,
+            Sync::Fragment => SyncAt::Fragment,
+        },
+        reserve_free: config.storage.reserve_free.0,
+        folder_modes: config.directories.iter().map(|one| (one.storage_path.clone(), one.folder_mode.0)).collect(),
+        ..bits_store_fs::Options::default()
+    }
 }
 
 fn create_folder(path: &Path) -> Result<(), String> {

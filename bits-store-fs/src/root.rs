@@ -44,20 +44,17 @@ impl Durable {
 impl Root {
     /// Opens the folder at `path`, following links up to it; makes it if it is missing.
     pub(crate) fn open(path: &Path, mode: u32) -> std::result::Result<Self, StoreError> {
-        let wrong = |error: io::Error| {
-            let kind = match error.kind() {
-                io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => StoreErrorKind::Denied,
-                io::ErrorKind::StorageFull => StoreErrorKind::Full,
-                _ => StoreErrorKind::Other,
-            };
-            StoreError::with_source(kind, format!("cannot open the storage folder {}", path.display()), error)
-        };
-        make_durably(path, mode).map_err(wrong)?;
+        Self::make(path, mode)?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let fd = open(path, flags, Mode::empty()).map_err(|errno| wrong(errno.into()))?;
+        let fd = open(path, flags, Mode::empty()).map_err(|errno| unusable(path, errno.into()))?;
         let resolver = Resolver::probe(fd.as_fd());
         let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
         Ok(Self { fd, path, resolver, durable: Mutex::default() })
+    }
+
+    /// Makes the folder at `path` if it is missing.
+    pub(crate) fn make(path: &Path, mode: u32) -> std::result::Result<(), StoreError> {
+        make_durably(path, mode).map_err(|error| unusable(path, error))
     }
 
     /// The root itself.
@@ -191,6 +188,15 @@ pub(crate) fn look(folder: impl AsFd, name: &str) -> Result<Option<Stat>> {
         Err(Errno::NOENT) => Ok(None),
         Err(errno) => Err(errno),
     }
+}
+
+fn unusable(path: &Path, error: io::Error) -> StoreError {
+    let kind = match error.kind() {
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => StoreErrorKind::Denied,
+        io::ErrorKind::StorageFull => StoreErrorKind::Full,
+        _ => StoreErrorKind::Other,
+    };
+    StoreError::with_source(kind, format!("cannot open the storage folder {}", path.display()), error)
 }
 
 /// What kind of file it is.

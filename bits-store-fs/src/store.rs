@@ -113,6 +113,12 @@ impl LocalStore {
         Ok(Self { shared: Arc::new(shared) })
     }
 
+    /// Makes the folder at `root` if it is missing, as [`Self::open`] does: for a process that
+    /// may no longer do so when it opens the store.
+    pub fn make_root(root: &Path, options: &Options) -> Result<(), StoreError> {
+        Root::make(root, options.folder_mode)
+    }
+
     /// The session's turn.
     async fn turn(&self, session: SessionId) -> Turn {
         let staged = self.shared.table.get(session).lock_owned().await;

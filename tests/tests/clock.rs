@@ -42,6 +42,8 @@ impl Clock {
             .env("FAKETIME_TIMESTAMP_FILE", self.file().to_str().unwrap())
             .env("FAKETIME_NO_CACHE", "1")
             .env("FAKETIME_DONT_FAKE_MONOTONIC", "1")
+            // The library reads its file from within the server.
+            .env("BITS__CONFINE", "false")
     }
 }
 

@@ -35,6 +35,20 @@ pub(super) struct Table {
 struct Value {
     raw: Raw,
     location: Location,
+    /// The file that it was read from, where the key named one.
+    file: Option<PathBuf>,
+}
+
+impl Value {
+    fn new(raw: Raw, location: Location) -> Self {
+        Self { raw, location, file: None }
+    }
+
+    /// The secret that the file holds which `raw` names.
+    fn from_file(base: &Path, raw: &Raw, location: Location) -> Result<Self, String> {
+        let file = secret::path(base, raw)?;
+        Ok(Self { raw: secret::from_file(&file)?, location, file: Some(file) })
+    }
 }
 
 impl Layers {
@@ -76,8 +90,14 @@ impl Layers {
     pub(super) fn add_flags(&mut self, flags: &Overrides) {
         if !flags.listen.is_empty() {
             let raw = Raw::List(flags.listen.iter().cloned().map(Raw::Text).collect());
-            self.top_mut().insert("listen", Value { raw, location: Location::Flag("--listen") });
+            self.top_mut().insert("listen", Value::new(raw, Location::Flag("--listen")));
         }
+    }
+
+    /// The files that secrets were read from.
+    pub(super) fn secret_files(&self) -> Vec<PathBuf> {
+        let tables = self.tables.values().chain(self.directories.iter().flatten());
+        tables.flat_map(|table| table.values.values()).filter_map(|value| value.file.clone()).collect()
     }
 
     /// The table that `T` is read from, which is any but a repeated one.
@@ -115,8 +135,9 @@ impl Layers {
         if matches!(table.location(key), Location::Variable(_)) {
             return Err(GIVEN_TWICE.to_owned());
         }
-        let raw = if in_file { secret::from_file(&self.base, &Raw::Text(text))? } else { Raw::Text(text) };
-        table.insert(key, Value { raw, location: Location::Variable(name.to_owned()) });
+        let (raw, location) = (Raw::Text(text), Location::Variable(name.to_owned()));
+        let value = if in_file { Value::from_file(&self.base, &raw, location)? } else { Value::new(raw, location) };
+        table.insert(key, value);
         Ok(())
     }
 }
@@ -167,12 +188,13 @@ impl Table {
         let value = raw(value.get_ref());
         let found = keys::find(self.name, name).ok_or_else(|| unknown_key(self.name, name));
         let read = found.and_then(|(key, in_file)| {
-            let raw = if in_file { secret::from_file(file.base(), &value)? } else { value };
+            let at = location.clone();
+            let value = if in_file { Value::from_file(file.base(), &value, at)? } else { Value::new(value, at) };
             let twice = self.values.contains_key(key.name);
-            if twice { Err(GIVEN_TWICE.to_owned()) } else { Ok((key.name, raw)) }
+            if twice { Err(GIVEN_TWICE.to_owned()) } else { Ok((key.name, value)) }
         });
         match read {
-            Ok((key, raw)) => self.insert(key, Value { raw, location }),
+            Ok((key, value)) => self.insert(key, value),
             Err(message) => problems.add(&location, dotted(self.name, name), message),
         }
     }

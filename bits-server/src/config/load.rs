@@ -78,9 +78,11 @@ fn resolve(layers: &Layers, path: Option<&Path>, data_dir: Option<PathBuf>, prob
         storage: storage(StorageConfig::read(layers.table::<StorageConfig>(), problems), base, &data_dir),
         data_dir,
         shutdown_grace: root.shutdown_grace,
+        confine: root.confine,
         admin,
         limits: Limits::read(layers.table::<Limits>(), problems),
         directories: directories(layers, problems),
+        secret_files: layers.secret_files(),
         source: path.map_or(Source::Defaults, |path| Source::File(path.to_owned())),
     }
 }

@@ -40,6 +40,8 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// How long uploads under way may go on when the server is told to stop.
     pub shutdown_grace: Duration,
+    /// Whether the kernel is asked to keep the process to the paths named here.
+    pub confine: bool,
     /// The admin listener.
     pub admin: Admin,
     /// Where sessions are kept.
@@ -50,6 +52,8 @@ pub struct Config {
     pub limits: Limits,
     /// The virtual directories, at least one, no two of one `url_path`.
     pub directories: Vec<DirectoryConfig>,
+    /// Files that keys ending in `_file` were read from.
+    pub secret_files: Vec<PathBuf>,
     /// Where it came from.
     pub source: Source,
 }
@@ -73,6 +77,8 @@ section! {
         data_dir: PathBuf = "./bits-data";
         /// How long uploads under way may go on when the server is told to stop.
         shutdown_grace: Duration = "30s";
+        /// Whether the kernel keeps the process to the paths named here, where it can (Linux, Landlock).
+        confine: bool = "true";
     }
     later {
         /// Scheme and host that clients see, where a proxy changes them.

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use secrecy::{ExposeSecret, SecretString};
 
@@ -56,12 +56,16 @@ impl Setting for Secret {
     }
 }
 
+/// The file that a key ending in `_file` names.
+pub(super) fn path(base: &Path, raw: &Raw) -> Result<PathBuf, String> {
+    raw.text("the path of a file in quotes").map(|path| base.join(path))
+}
+
 /// The secret that a file holds, without the line break at its end.
-pub(super) fn from_file(base: &Path, raw: &Raw) -> Result<Raw, String> {
-    let path = base.join(raw.text("the path of a file in quotes")?);
+pub(super) fn from_file(path: &Path) -> Result<Raw, String> {
     let unreadable = |error| format!("{} cannot be read: {error}; check the path and its permissions", path.display());
     let mut text = String::new();
-    let file = std::fs::File::open(&path).map_err(unreadable)?;
+    let file = std::fs::File::open(path).map_err(unreadable)?;
     file.take(LARGEST + 1).read_to_string(&mut text).map_err(unreadable)?;
     if text.len() as u64 > LARGEST {
         return Err(format!("{} is over 64 KiB, which no secret is; name another file", path.display()));
@@ -80,7 +84,7 @@ mod tests {
     fn file(content: &[u8]) -> (tempfile::TempDir, Result<Raw, String>) {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("secret"), content).unwrap();
-        let read = from_file(folder.path(), &Raw::Text("secret".to_owned()));
+        let read = from_file(&folder.path().join("secret"));
         (folder, read)
     }
 
@@ -117,7 +121,7 @@ mod tests {
             assert!(message.starts_with(folder.path().to_str().unwrap()), "{message}");
             assert!(!message.contains("ab") || content != b"ab\xFF", "{message}");
         }
-        let missing = from_file(Path::new("/nowhere"), &Raw::Text("secret".to_owned())).unwrap_err();
+        let missing = from_file(Path::new("/nowhere/secret")).unwrap_err();
         assert!(missing.starts_with("/nowhere/secret cannot be read"), "{missing}");
     }
 }

@@ -23,7 +23,12 @@ impl fmt::Display for Config {
 
 impl Config {
     fn root(&self) -> Root {
-        Root { listen: self.listen.clone(), data_dir: self.data_dir.clone(), shutdown_grace: self.shutdown_grace }
+        Root {
+            listen: self.listen.clone(),
+            data_dir: self.data_dir.clone(),
+            shutdown_grace: self.shutdown_grace,
+            confine: self.confine,
+        }
     }
 }
 

@@ -648,6 +648,7 @@ fn a_secret_can_stand_in_a_file_of_its_own() {
     let loaded = |env| Config::load(Some(&config), variables(env), Overrides::default());
     let expected = StateUrl::Sqlite(folder.path().join("other.db"));
     assert_eq!(loaded(&[]).unwrap().state.url, expected);
+    assert_eq!(loaded(&[]).unwrap().secret_files, [folder.path().join("url")]);
     assert_eq!(loaded(&[("BITS__STATE__URL_FILE", "url")]).unwrap().state.url, expected);
     let over = loaded(&[("BITS__STATE__URL", "sqlite:third.db")]).unwrap();
     assert_eq!(over.state.url, StateUrl::Sqlite(folder.path().join("third.db")));

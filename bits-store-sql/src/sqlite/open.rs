@@ -140,6 +140,8 @@ impl File {
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Full)
             .pragma("wal_autocheckpoint", "0")
+            // A confined process cannot write to the system's folders for temporary files.
+            .pragma("temp_store", "memory")
             .pragma("journal_size_limit", LOG_SIZE_LIMIT)
             .thread_name(|number| format!("sessions-{number}"))
             .disable_statement_logging()
