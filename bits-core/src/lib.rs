@@ -2,8 +2,8 @@
 //!
 //! A request head becomes a typed [`Packet`]; a [`Session`] and a packet become a decision; an
 //! outcome becomes an [`Ack`]. The one table of HTTP status, HRESULT and context is [`Refusal`].
-//! Times and ids come in as arguments. The traits [`SessionStore`] and [`UploadStore`] say what
-//! a backend must do; the feature `conformance` holds the suite that checks it.
+//! Times and ids come in as arguments. The traits [`SessionStore`], [`UploadStore`] and
+//! [`Outbox`] say what a backend must do; the feature `conformance` holds the suite that checks it.
 
 mod ack;
 #[cfg(feature = "conformance")]
@@ -11,6 +11,7 @@ pub mod conformance;
 mod directory;
 mod event;
 mod id;
+mod outbox;
 mod packet;
 mod path;
 mod principal;
@@ -26,6 +27,7 @@ pub use ack::Ack;
 pub use directory::{Directory, InvalidStoreAs, PublishAt, StoreAs};
 pub use event::{Ending, SessionEvent, SessionEventKind};
 pub use id::{InvalidSessionId, SessionId};
+pub use outbox::{Content, Delivery, EventKind, Gap, Keep, Outbox, OutboxEvent, Subscriber};
 pub use packet::{Form, FragmentHead, PROTOCOL, Packet, PacketType, header};
 pub use path::{InvalidPath, StorageKey, VirtualPath};
 pub use principal::Principal;

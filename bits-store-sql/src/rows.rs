@@ -2,6 +2,8 @@
 //!
 //! A value that makes no sense is [`SessionStoreError::Corrupt`] and names its row and column.
 
+mod outbox;
+
 use std::{fmt, time::Duration};
 
 use bits_core::{
@@ -9,6 +11,8 @@ use bits_core::{
     StorageKey, Timestamp, Tombstone, VirtualPath,
 };
 use uuid::Uuid;
+
+pub(crate) use self::outbox::{delivery, dropped, event_time};
 
 /// The longest timeout that is kept: any time of now can be added to it.
 const MAXIMUM_TIMEOUT: i64 = i64::MAX / 2;

@@ -7,15 +7,18 @@
 mod common;
 
 use std::{
+    collections::HashMap,
     io::{BufRead, BufReader, Lines},
     path::{Path, PathBuf},
     process::{Child, ChildStdout, Command, Stdio},
     sync::Arc,
 };
 
-use bits_core::{Commit, Session, SessionId, SessionStore, Transition};
+use bits_core::{
+    Commit, Content, Ending, EventKind, Filter, Found, Outbox, Session, SessionId, SessionStore, State, Transition,
+};
 use bits_store_sql::SqliteSessions;
-use common::{advance, begun, load_live, new_session, open};
+use common::{HOUR, advance, begun, intend, live, load_live, new_session, open, open_telling};
 use uuid::Uuid;
 
 const DATABASE: &str = "BITS_TEST_DATABASE";
@@ -27,10 +30,11 @@ fn child() {
     let path = PathBuf::from(std::env::var_os(DATABASE).expect("only the other tests call this one"));
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(async {
-        let store = open(&path).await;
+        let store = open_telling(&path).await;
         match std::env::var(TASK).unwrap().as_str() {
             "many" => advance_many(store).await,
             "steps" => step_by_step(&store).await,
+            "lives" => live_many(store).await,
             other => panic!("unknown task {other}"),
         }
     });
@@ -53,6 +57,26 @@ async fn advance_one(store: Arc<SqliteSessions>) {
         };
         session = next;
         println!("at {} {}", session.id.uuid(), session.received);
+    }
+}
+
+/// Whole lives of sessions, until the process is killed.
+async fn live_many(store: SqliteSessions) {
+    let store = Arc::new(store);
+    let tasks: Vec<_> = (0..20).map(|_| tokio::spawn(live_on(store.clone()))).collect();
+    for task in tasks {
+        task.await.unwrap();
+    }
+}
+
+async fn live_on(store: Arc<SqliteSessions>) {
+    loop {
+        let mut session = store.create(&new_session()).await.unwrap();
+        for step in [Transition::Begin { total: 0 }, intend(), Transition::Published] {
+            session = live(store.commit(&session, &step).await);
+            println!("step");
+        }
+        assert!(matches!(store.commit(&session, &Transition::End(Ending::Cancelled)).await, Ok(Commit::Ended(_))));
     }
 }
 
@@ -111,7 +135,7 @@ async fn what_was_acknowledged_survives_a_kill() {
     let path = folder.path().join("state.db");
     for round in 0..10 {
         let (mut child, lines) = spawn(child_command(&[], &path, "many"));
-        let mut acknowledged = std::collections::HashMap::new();
+        let mut acknowledged = HashMap::new();
         let mut count = 0;
         for line in lines {
             // The last line may have been cut.
@@ -129,6 +153,46 @@ async fn what_was_acknowledged_survives_a_kill() {
             let session = load_live(&store, id).await;
             // The one commit that was not told of may be there too.
             assert!((received..=received + 1).contains(&session.received), "{received} of {session:?}");
+        }
+        store.close().await;
+    }
+}
+
+/// Killed ten times: what was committed is told, and what is told was committed.
+#[tokio::test]
+async fn a_change_and_what_it_tells_are_one_commit() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("state.db");
+    for round in 0..10 {
+        let (mut child, mut lines) = spawn(child_command(&[], &path, "lives"));
+        assert_eq!(lines.by_ref().take(300 + 37 * round).count(), 300 + 37 * round);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let store = open_telling(&path).await;
+        let mut told: HashMap<SessionId, Vec<EventKind>> = HashMap::new();
+        loop {
+            let claimed = store.claim("all", 10_000, HOUR).await.unwrap();
+            for delivery in &claimed {
+                let Content::Event(event) = &delivery.content else { panic!("nothing was dropped") };
+                told.entry(event.session).or_default().push(event.kind);
+                store.delivered(delivery).await.unwrap();
+            }
+            if claimed.is_empty() {
+                break;
+            }
+        }
+        for session in store.list(&Filter { limit: u32::MAX, ..Filter::default() }).await.unwrap() {
+            let completed = (session.state == State::WaitForClose).then_some(EventKind::UploadCompleted);
+            let expected: Vec<_> = [EventKind::SessionCreated].into_iter().chain(completed).collect();
+            assert_eq!(told.remove(&session.id), Some(expected), "{session:?}");
+            assert!(matches!(store.commit(&session, &Transition::End(Ending::Closed)).await, Ok(Commit::Ended(_))));
+        }
+        store.forget_others(&[]).await.unwrap();
+        assert!(told.len() > 20, "{} sessions ended", told.len());
+        let all = [EventKind::SessionCreated, EventKind::UploadCompleted, EventKind::SessionCancelled];
+        for (id, kinds) in told {
+            assert_eq!(kinds, all, "{id}");
+            assert!(matches!(store.load(id).await.unwrap(), Some(Found::Ended(_))), "{id}");
         }
         store.close().await;
     }

@@ -17,7 +17,7 @@ use sqlx::{ConnectOptions, Connection, SqliteConnection, sqlite::SqliteConnectOp
 
 use common::{advance, begun, live, load_live, new_session, open};
 
-const CLOSED: Options = Options { migrate: false, readers: std::num::NonZeroU32::MIN };
+const CLOSED: Options = Options { migrate: false, readers: std::num::NonZeroU32::MIN, subscribers: Vec::new() };
 
 async fn refused(path: &Path, options: Options) -> OpenError {
     SqliteSessions::open(path, options).await.expect_err("it opened")

@@ -7,21 +7,25 @@ use std::{
 
 use async_trait::async_trait;
 
+use super::memory_outbox::Queue;
 use crate::{
-    After, Census, Commit, Filter, Found, NewSession, Piece, Session, SessionId, SessionStore, SessionStoreError,
-    State, Timestamp, Tombstone, Transition, conformance::ManualClock,
+    After, Census, Commit, Filter, Found, NewSession, OutboxEvent, Piece, Session, SessionId, SessionStore,
+    SessionStoreError, State, Subscriber, Timestamp, Tombstone, Transition, conformance::ManualClock,
 };
 
 /// A [`SessionStore`] that forgets everything with the process.
 #[derive(Debug, Default)]
 pub struct MemorySessions {
     clock: ManualClock,
+    subscribers: Vec<Subscriber>,
     rows: Mutex<Rows>,
+    /// Locked after the rows, where both are.
+    outbox: Mutex<Queue>,
 }
 
 /// All rows at one moment: a backup, or what a power loss left.
 #[derive(Clone, Debug)]
-pub struct Snapshot(Rows);
+pub struct Snapshot(Rows, Queue);
 
 type Rows = BTreeMap<SessionId, Row>;
 
@@ -35,7 +39,13 @@ struct Row {
 impl MemorySessions {
     /// An empty store that goes by `clock`.
     pub fn new(clock: ManualClock) -> Self {
-        Self { clock, rows: Mutex::default() }
+        Self { clock, ..Self::default() }
+    }
+
+    /// The same with an outbox for these subscribers.
+    #[must_use]
+    pub fn telling(self, subscribers: Vec<Subscriber>) -> Self {
+        Self { subscribers, ..self }
     }
 
     /// The clock that it goes by.
@@ -45,17 +55,24 @@ impl MemorySessions {
 
     /// All rows as they stand.
     pub fn snapshot(&self) -> Snapshot {
-        Snapshot(self.rows().clone())
+        let rows = self.rows();
+        Snapshot(rows.clone(), self.outbox().clone())
     }
 
     /// Goes back to an earlier state, as a restored backup does.
     pub fn restore(&self, snapshot: Snapshot) {
-        *self.rows() = snapshot.0;
+        let mut rows = self.rows();
+        *rows = snapshot.0;
+        *self.outbox() = snapshot.1;
     }
 
     /// A panic elsewhere leaves no row half changed: every change is one assignment at its end.
     fn rows(&self) -> MutexGuard<'_, Rows> {
         self.rows.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn outbox(&self) -> MutexGuard<'_, Queue> {
+        self.outbox.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn select<T>(&self, limit: u32, choose: impl FnMut(&Row) -> Option<T>) -> Vec<T> {
@@ -76,6 +93,7 @@ impl SessionStore for MemorySessions {
         }
         let session = Session::create(new, self.clock.now());
         rows.insert(new.id, Row::new(session.clone()));
+        self.outbox().tell(&self.subscribers, &OutboxEvent::created(&session));
         Ok(session)
     }
 
@@ -95,8 +113,12 @@ impl SessionStore for MemorySessions {
         if let Some(holder) = claimed(&rows, session, transition) {
             return Ok(Commit::Claimed(holder));
         }
+        let event = OutboxEvent::of(session, transition, &after);
         let Some(row) = rows.get_mut(&from.id) else { return Ok(Commit::Moved) };
         row.change(transition, after.clone());
+        if let Some(event) = event {
+            self.outbox().tell(&self.subscribers, &event);
+        }
         Ok(match after {
             After::Live(session) => Commit::Live(session),
             After::Ended(tombstone) => Commit::Ended(tombstone),

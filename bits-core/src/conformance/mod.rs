@@ -19,12 +19,14 @@
 //! # fn main() {}
 //! ```
 //!
-//! The expression is evaluated for every case, and gives a future of a [`SessionProbe`] or an
-//! [`UploadProbe`] on an empty store. Each case becomes one `#[test]` with a runtime of its own.
+//! The expression is evaluated for every case, and gives a future of a [`SessionProbe`], an
+//! [`UploadProbe`] or an [`OutboxProbe`] on an empty store. Each case becomes one `#[test]` with a runtime of its own.
 
 mod clock;
+mod memory_outbox;
 mod memory_sessions;
 mod memory_uploads;
+mod outbox_cases;
 mod read_cases;
 mod rig;
 mod session_cases;
@@ -34,6 +36,7 @@ mod upload_cases;
 pub use clock::ManualClock;
 pub use memory_sessions::{MemorySessions, Snapshot};
 pub use memory_uploads::{MemoryUploads, PublishFault};
+pub use outbox_cases::{OutboxProbe, outbox_subscribers};
 pub use session_cases::SessionProbe;
-pub use suite::{run, session_store_conformance, upload_store_conformance};
+pub use suite::{outbox_conformance, run, session_store_conformance, upload_store_conformance};
 pub use upload_cases::UploadProbe;

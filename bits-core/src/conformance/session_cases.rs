@@ -647,7 +647,7 @@ pub(super) async fn values_at_the_limits(probe: impl SessionProbe) {
 
 /// A session that stands at one point of its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Stage {
+pub(super) enum Stage {
     Fresh,
     Named,
     Begun,
@@ -659,7 +659,7 @@ enum Stage {
 }
 
 impl Stage {
-    const ALL: [Self; 8] = [
+    pub(super) const ALL: [Self; 8] = [
         Self::Fresh,
         Self::Named,
         Self::Begun,
@@ -686,11 +686,11 @@ impl Stage {
 }
 
 /// A new session, brought to `stage`; each has a destination of its own.
-async fn reach(store: &impl SessionStore, stage: Stage) -> Session {
+pub(super) async fn reach(store: &impl SessionStore, stage: Stage) -> Session {
     drive(store, store.create(&plain()).await.unwrap(), stage).await
 }
 
-async fn drive(store: &impl SessionStore, fresh: Session, stage: Stage) -> Session {
+pub(super) async fn drive(store: &impl SessionStore, fresh: Session, stage: Stage) -> Session {
     let mut session = fresh;
     for step in Stage::ALL.into_iter().skip(1).take_while(|step| *step <= stage) {
         session = live(store.commit(&session, &step.step()).await);
@@ -704,13 +704,13 @@ async fn received_at(store: &impl SessionStore, storage: &str, key: &str) -> Ses
     drive(store, session, Stage::Received).await
 }
 
-fn plain() -> NewSession {
+pub(super) fn plain() -> NewSession {
     let new = new_session("in", "in/file");
     NewSession { key: StorageKey::parse(&format!("in/{}", new.id.uuid())).unwrap(), ..new }
 }
 
 /// Every kind of change, with values that fit `session` and values that do not.
-fn transitions(session: &Session) -> Vec<Transition> {
+pub(super) fn transitions(session: &Session) -> Vec<Transition> {
     let at = session.received;
     vec![
         Transition::Name,
@@ -757,7 +757,7 @@ fn transitions(session: &Session) -> Vec<Transition> {
     ]
 }
 
-fn advance(to: u64, pieces: &[Piece]) -> Transition {
+pub(super) fn advance(to: u64, pieces: &[Piece]) -> Transition {
     Transition::Advance {
         to,
         synced: to / 2,
@@ -772,7 +772,7 @@ fn intend() -> Transition {
     Transition::Intend(PublishIntent("to publish".to_owned()))
 }
 
-fn piece(start: u64, len: u64, id: &str) -> Piece {
+pub(super) fn piece(start: u64, len: u64, id: &str) -> Piece {
     Piece { start, len, id: id.to_owned() }
 }
 
@@ -791,18 +791,18 @@ fn sorted_ids(sessions: Vec<Session>) -> Vec<SessionId> {
     ids
 }
 
-async fn load(store: &impl SessionStore, id: SessionId) -> Option<Found> {
+pub(super) async fn load(store: &impl SessionStore, id: SessionId) -> Option<Found> {
     store.load(id).await.unwrap()
 }
 
-fn live(commit: Result<Commit, SessionStoreError>) -> Session {
+pub(super) fn live(commit: Result<Commit, SessionStoreError>) -> Session {
     match commit.unwrap() {
         Commit::Live(session) => session,
         other => panic!("not committed: {other:?}"),
     }
 }
 
-fn ended(commit: Result<Commit, SessionStoreError>) -> Tombstone {
+pub(super) fn ended(commit: Result<Commit, SessionStoreError>) -> Tombstone {
     match commit.unwrap() {
         Commit::Ended(tombstone) => tombstone,
         other => panic!("not ended: {other:?}"),
@@ -865,12 +865,12 @@ async fn settled(store: &impl SessionStore, id: SessionId) -> Session {
 }
 
 /// Whether the future was ready when it was polled once.
-async fn poll_once<F: Future + Unpin>(future: &mut F) -> bool {
+pub(super) async fn poll_once<F: Future + Unpin>(future: &mut F) -> bool {
     std::future::poll_fn(|context| Poll::Ready(Pin::new(&mut *future).poll(context).is_ready())).await
 }
 
 /// `count` tasks that run in parallel.
-async fn at_once<T, F>(count: usize, task: impl Fn(usize) -> F) -> Vec<T>
+pub(super) async fn at_once<T, F>(count: usize, task: impl Fn(usize) -> F) -> Vec<T>
 where
     T: Send + 'static,
     F: Future<Output = T> + Send + 'static,

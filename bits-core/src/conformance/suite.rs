@@ -133,3 +133,31 @@ suite! {$
     tags_differ_with_the_content
     staged_uploads_are_read_then_published
 }
+
+suite! {$
+    /// Holds an [`Outbox`](crate::Outbox) that is a [`SessionStore`](crate::SessionStore) too to
+    /// its contract. Takes an expression that gives a future of an
+    /// [`OutboxProbe`](crate::conformance::OutboxProbe) on an empty store.
+    ///
+    /// The cases:
+    outbox_conformance of outbox_cases for OutboxProbe:
+    changes_tell_what_they_are
+    a_change_that_is_not_made_tells_nothing
+    a_dropped_change_tells_as_much_as_it_does
+    subscribers_are_told_what_they_want
+    a_session_is_told_in_order
+    sessions_do_not_wait_for_each_other
+    a_claim_keeps_others_out_until_it_lapses
+    one_of_many_claims_each_delivery
+    a_postponed_delivery_waits
+    a_lapsed_claim_postpones_nothing
+    a_lapsed_claim_delivers
+    the_next_due_time_is_told
+    subscribers_do_not_wait_for_each_other
+    what_is_too_old_is_dropped
+    what_is_too_much_is_dropped
+    claimed_events_are_not_dropped
+    gaps_are_joined
+    others_are_forgotten
+    told_values_at_the_limits
+}

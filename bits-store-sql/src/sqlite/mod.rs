@@ -5,6 +5,7 @@
 //! | `open` | finds, creates, checks and migrates the file |
 //! | `writer` | one task, one connection; commits what is queued in one transaction |
 //! | `operations` | the changes that it makes |
+//! | `outbox` | what changes tell others, and what becomes of it |
 //! | `reader` | a pool of connections for everything else |
 //! | `checkpoint` | moves the log into the file, beside the commits |
 //! | `statements` | all SQL |
@@ -14,6 +15,7 @@ mod columns;
 mod error;
 mod open;
 mod operations;
+mod outbox;
 mod reader;
 mod statements;
 mod writer;
@@ -22,8 +24,8 @@ use std::{num::NonZeroU32, path::Path, time::Duration};
 
 use async_trait::async_trait;
 use bits_core::{
-    Census, Commit, Filter, Found, NewSession, Piece, Session, SessionId, SessionStore, SessionStoreError, Timestamp,
-    Tombstone, Transition,
+    Census, Commit, Filter, Found, NewSession, Piece, Session, SessionId, SessionStore, SessionStoreError, Subscriber,
+    Timestamp, Tombstone, Transition,
 };
 use sqlx::{ConnectOptions, Connection};
 use tokio::sync::watch;
@@ -33,6 +35,7 @@ pub use self::open::OpenError;
 use self::{
     open::File,
     operations::{Change, Cleaned, Create, ForgetPieces, Ping, Purge, RaiseExpiry},
+    outbox::Subscribers,
     reader::Reader,
     writer::Writer,
 };
@@ -49,11 +52,13 @@ pub struct Options {
     pub migrate: bool,
     /// Connections for reading, at most.
     pub readers: NonZeroU32,
+    /// Who is told of changes through the [`Outbox`](bits_core::Outbox).
+    pub subscribers: Vec<Subscriber>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { migrate: true, readers: NonZeroU32::MIN.saturating_add(3) }
+        Self { migrate: true, readers: NonZeroU32::MIN.saturating_add(3), subscribers: Vec::new() }
     }
 }
 
@@ -62,6 +67,7 @@ impl Default for Options {
 pub struct SqliteSessions {
     writer: Writer,
     reader: Reader,
+    subscribers: Subscribers,
     tasks: TaskTracker,
     stop: CancellationToken,
 }
@@ -80,7 +86,8 @@ impl SqliteSessions {
         let (writer, task) = Writer::new(connection, file.options(), written, stop.clone());
         tasks.spawn(task);
         tasks.spawn(checkpoint::keep_up(checkpoints, seen));
-        Ok(Self { writer, reader: Reader::new(file.options(), options.readers), tasks, stop })
+        let reader = Reader::new(file.options(), options.readers);
+        Ok(Self { writer, reader, subscribers: options.subscribers.into(), tasks, stop })
     }
 
     /// Creates the database at `path` if it is missing, and brings it up to date; gives the
@@ -107,7 +114,7 @@ impl SqliteSessions {
 #[async_trait]
 impl SessionStore for SqliteSessions {
     async fn create(&self, new: &NewSession) -> Result<Session, SessionStoreError> {
-        self.writer.commit(Create(new.clone())).await
+        self.writer.commit(Create { new: new.clone(), subscribers: self.subscribers.clone() }).await
     }
 
     async fn load(&self, id: SessionId) -> Result<Option<Found>, SessionStoreError> {
@@ -117,7 +124,8 @@ impl SessionStore for SqliteSessions {
     async fn commit(&self, from: &Session, transition: &Transition) -> Result<Commit, SessionStoreError> {
         // The time is of no matter to whether it fits.
         from.apply(transition, from.progressed_at)?;
-        self.writer.commit(Change { from: from.clone(), transition: transition.clone() }).await
+        let (from, transition) = (from.clone(), transition.clone());
+        self.writer.commit(Change { from, transition, subscribers: self.subscribers.clone() }).await
     }
 
     async fn pieces(&self, id: SessionId, from: u64) -> Result<Vec<Piece>, SessionStoreError> {

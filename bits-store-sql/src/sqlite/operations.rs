@@ -5,7 +5,8 @@
 
 use async_trait::async_trait;
 use bits_core::{
-    After, Commit, Illegal, NewSession, Piece, Session, SessionId, SessionStoreError, Tombstone, Transition,
+    After, Commit, Illegal, NewSession, OutboxEvent, Piece, Session, SessionId, SessionStoreError, Tombstone,
+    Transition,
 };
 use sqlx::{
     Sqlite, SqliteConnection,
@@ -13,13 +14,22 @@ use sqlx::{
     sqlite::{SqliteArguments, SqliteRow},
 };
 
-use super::{columns::blob, error::to_store_error, statements, writer::Operation};
+use super::{
+    columns::blob,
+    error::to_store_error,
+    outbox::{Subscribers, tell},
+    statements,
+    writer::Operation,
+};
 use crate::rows::{self, to_integer, to_millis};
 
-type Statement = Query<'static, Sqlite, SqliteArguments>;
+pub(super) type Statement = Query<'static, Sqlite, SqliteArguments>;
 
 /// A new session; [`SessionStoreError::Limit`] where its principal may have no more.
-pub(super) struct Create(pub(super) NewSession);
+pub(super) struct Create {
+    pub(super) new: NewSession,
+    pub(super) subscribers: Subscribers,
+}
 
 #[async_trait]
 impl Operation for Create {
@@ -30,7 +40,7 @@ impl Operation for Create {
     }
 
     async fn run(&self, connection: &mut SqliteConnection) -> Result<Session, SessionStoreError> {
-        let Self(new) = self;
+        let Self { new, subscribers } = self;
         let statement = sqlx::query(statements::CREATE)
             .bind(blob(new.id))
             .bind(new.principal.as_str().to_owned())
@@ -42,10 +52,10 @@ impl Operation for Create {
             .bind(new.key.as_str().to_owned())
             .bind(to_millis(new.timeout))
             .bind(new.limit.map(i64::from));
-        match fetch(statement, connection).await? {
-            Some(row) => rows::session(&row),
-            None => Err(SessionStoreError::Limit),
-        }
+        let row = fetch(statement, connection).await?.ok_or(SessionStoreError::Limit)?;
+        let session = rows::session(&row)?;
+        tell(subscribers, &OutboxEvent::created(&session), connection).await?;
+        Ok(session)
     }
 }
 
@@ -53,6 +63,7 @@ impl Operation for Create {
 pub(super) struct Change {
     pub(super) from: Session,
     pub(super) transition: Transition,
+    pub(super) subscribers: Subscribers,
 }
 
 #[async_trait]
@@ -69,7 +80,12 @@ impl Operation for Change {
             (Some(row), Transition::End(_)) => self.bury(&row, connection).await.map(Commit::Ended),
             (Some(row), transition) => {
                 self.move_pieces(transition, connection).await?;
-                rows::changed(self.from.clone(), &row).map(Commit::Live)
+                let after = After::Live(rows::changed(self.from.clone(), &row)?);
+                self.tell(&self.from, &after, connection).await?;
+                Ok(match after {
+                    After::Live(session) => Commit::Live(session),
+                    After::Ended(tombstone) => Commit::Ended(tombstone),
+                })
             }
             (None, Transition::Intend(_)) => self.claimed(connection).await,
             (None, _) => Ok(Commit::Moved),
@@ -109,14 +125,27 @@ impl Change {
 
     /// Makes the tombstone of the session that was taken out.
     async fn bury(&self, row: &SqliteRow, connection: &mut SqliteConnection) -> Result<Tombstone, SessionStoreError> {
-        let After::Ended(tombstone) = rows::session(row)?.apply(&self.transition, rows::time(row, "now")?)? else {
-            return Err(Illegal.into());
-        };
+        let session = rows::session(row)?;
+        let after = session.apply(&self.transition, rows::time(row, "now")?)?;
+        self.tell(&session, &after, connection).await?;
+        let After::Ended(tombstone) = after else { return Err(Illegal.into()) };
         execute(insert(&tombstone)?, connection).await?;
         if !tombstone.unclean {
             forget_all_pieces(tombstone.id, connection).await?;
         }
         Ok(tombstone)
+    }
+
+    async fn tell(
+        &self,
+        before: &Session,
+        after: &After,
+        connection: &mut SqliteConnection,
+    ) -> Result<(), SessionStoreError> {
+        match OutboxEvent::of(before, &self.transition, after) {
+            Some(event) => tell(&self.subscribers, &event, connection).await,
+            None => Ok(()),
+        }
     }
 
     async fn move_pieces(
@@ -272,6 +301,6 @@ async fn fetch(
     statement.fetch_optional(connection).await.map_err(to_store_error)
 }
 
-async fn execute(statement: Statement, connection: &mut SqliteConnection) -> Result<u64, SessionStoreError> {
+pub(super) async fn execute(statement: Statement, connection: &mut SqliteConnection) -> Result<u64, SessionStoreError> {
     statement.execute(connection).await.map(|done| done.rows_affected()).map_err(to_store_error)
 }

@@ -84,6 +84,26 @@ impl Reader {
         self.all(limited(statements::UNCLEAN, limit), rows::tombstone).await
     }
 
+    pub(super) async fn next_due(&self, subscriber: &str) -> Result<Option<Duration>, SessionStoreError> {
+        let statement = sqlx::query_scalar::<_, i64>(statements::NEXT_DUE).bind(subscriber);
+        let wait = statement.fetch_optional(&self.pool).await.map_err(to_store_error)?;
+        Ok(wait.map(|millis| Duration::from_millis(u64::try_from(millis).unwrap_or(0))))
+    }
+
+    pub(super) async fn pending(&self, subscriber: &str, session: Option<SessionId>) -> Result<u64, SessionStoreError> {
+        let statement = match session {
+            Some(id) => sqlx::query_scalar::<_, i64>(statements::PENDING_OF).bind(subscriber).bind(blob(id)),
+            None => sqlx::query_scalar::<_, i64>(statements::PENDING).bind(subscriber),
+        };
+        let count = statement.fetch_one(&self.pool).await.map_err(to_store_error)?;
+        Ok(u64::try_from(count).unwrap_or(0))
+    }
+
+    /// Who has something pending.
+    pub(super) async fn subscribers(&self) -> Result<Vec<String>, SessionStoreError> {
+        sqlx::query_scalar(statements::SUBSCRIBERS).fetch_all(&self.pool).await.map_err(to_store_error)
+    }
+
     pub(super) async fn now(&self) -> Result<Timestamp, SessionStoreError> {
         let now = sqlx::query_scalar(statements::NOW).fetch_one(&self.pool).await.map_err(to_store_error)?;
         Ok(Timestamp::from_millis(now))

@@ -49,6 +49,21 @@ macro_rules! pieces_within {
     };
 }
 
+/// A delivery that somebody has claimed and may still come back for.
+macro_rules! held {
+    () => {
+        concat!("(claimed = 1 AND due_at > ", now!(), ")")
+    };
+}
+
+/// Nothing earlier of the same session waits for the same subscriber. A gap has no session.
+macro_rules! is_head {
+    () => {
+        "NOT EXISTS (SELECT 1 FROM outbox AS earlier WHERE earlier.subscriber = head.subscriber \
+           AND earlier.session = head.session AND earlier.number < head.number)"
+    };
+}
+
 macro_rules! statements {
     ($($(#[$doc:meta])* $name:ident = $sql:expr;)*) => {
         $($(#[$doc])* pub(super) const $name: &str = $sql;)*
@@ -176,6 +191,50 @@ statements! {
     UNCLEAN = concat!(
         "SELECT ", tombstone_columns!(), " FROM tombstone WHERE unclean = 1 ORDER BY ended_at LIMIT ?1"
     );
+
+    TELL =
+        "INSERT INTO outbox (subscriber, due_at, claimed, attempt, kind, at, session, principal, address, directory, \
+           destination, storage, key, size, received, complete, reason) \
+         VALUES (?1, ?2, 0, 0, ?3, ?2, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)";
+    CLAIM_DELIVERIES = concat!(
+        "UPDATE outbox SET claimed = 1, attempt = attempt + 1, due_at = ", now!(), " + ?3 WHERE number IN \
+           (SELECT number FROM outbox AS head WHERE subscriber = ?1 AND due_at <= ", now!(), " AND ", is_head!(), " \
+            ORDER BY due_at LIMIT ?2) \
+         RETURNING number, attempt, kind, at, session, principal, address, directory, destination, storage, key, size, \
+           received, complete, reason, dropped, oldest_at, newest_at"
+    );
+    DELIVERED = "DELETE FROM outbox WHERE number = ?1";
+    POSTPONE_DELIVERY = concat!(
+        "UPDATE outbox SET claimed = 0, due_at = ", now!(), " + ?3 WHERE number = ?1 AND attempt = ?2 AND claimed = 1"
+    );
+    DROP_OLD = concat!(
+        "DELETE FROM outbox WHERE number IN \
+           (SELECT number FROM outbox WHERE subscriber = ?1 AND kind <> 'gap' AND at < ", now!(), " - ?2 \
+            AND NOT ", held!(), " ORDER BY at, number LIMIT ?3) \
+         RETURNING at"
+    );
+    DROP_SURPLUS = concat!(
+        "DELETE FROM outbox WHERE number IN \
+           (SELECT number FROM outbox WHERE subscriber = ?1 AND kind <> 'gap' AND NOT ", held!(), " ORDER BY at, number \
+            LIMIT max(0, min(?3, (SELECT count(*) FROM outbox WHERE subscriber = ?1 AND kind <> 'gap') - ?2))) \
+         RETURNING at"
+    );
+    TAKE_GAPS = concat!(
+        "DELETE FROM outbox WHERE subscriber = ?1 AND kind = 'gap' AND NOT ", held!(), " \
+         RETURNING dropped, oldest_at, newest_at"
+    );
+    ADD_GAP = concat!(
+        "INSERT INTO outbox (subscriber, due_at, claimed, attempt, kind, at, dropped, oldest_at, newest_at) \
+         SELECT ?1, clock.now, 0, 0, 'gap', clock.now, ?2, ?3, ?4 FROM (SELECT ", now!(), " AS now) AS clock"
+    );
+    FORGET_SUBSCRIBER = "DELETE FROM outbox WHERE subscriber = ?1";
+    NEXT_DUE = concat!(
+        "SELECT due_at - ", now!(), " FROM outbox AS head WHERE subscriber = ?1 AND ", is_head!(), " \
+         ORDER BY due_at LIMIT 1"
+    );
+    PENDING = "SELECT count(*) FROM outbox WHERE subscriber = ?1";
+    PENDING_OF = "SELECT count(*) FROM outbox WHERE subscriber = ?1 AND session = ?2";
+    SUBSCRIBERS = "SELECT DISTINCT subscriber FROM outbox";
 }
 
 /// The listing for the filters that are set. Their values are bound in this order: created_at and
@@ -221,6 +280,8 @@ mod tests {
         ("TABLES", "SCAN sqlite_master"),
         ("VERSION", "SCAN _sqlx_migrations"),
         ("CREATE", "SCAN clock"),
+        ("ADD_GAP", "SCAN clock"),
+        ("SUBSCRIBERS", "SCAN outbox USING COVERING INDEX"),
     ];
 
     async fn connect() -> (tempfile::TempDir, SqliteConnection) {

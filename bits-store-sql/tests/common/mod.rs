@@ -5,7 +5,7 @@ use std::{path::Path, time::Duration};
 
 use bits_core::{
     Commit, Found, NewSession, Piece, Principal, PublishIntent, Session, SessionId, SessionStore, SessionStoreError,
-    StorageKey, Transition, VirtualPath,
+    StorageKey, Subscriber, Transition, VirtualPath,
 };
 use bits_store_sql::{Options, SqliteSessions};
 use uuid::Uuid;
@@ -14,6 +14,12 @@ pub(crate) const HOUR: Duration = Duration::from_secs(3600);
 
 pub(crate) async fn open(path: &Path) -> SqliteSessions {
     SqliteSessions::open(path, Options::default()).await.unwrap()
+}
+
+/// The same with one subscriber, `all`.
+pub(crate) async fn open_telling(path: &Path) -> SqliteSessions {
+    let all = Subscriber { name: "all".to_owned(), ..Subscriber::default() };
+    SqliteSessions::open(path, Options { subscribers: vec![all], ..Options::default() }).await.unwrap()
 }
 
 pub(crate) fn new_session() -> NewSession {
