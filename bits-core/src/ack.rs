@@ -190,7 +190,8 @@ mod tests {
     /// The error table on the wire: one code twice, its context, and nothing that says more.
     #[test]
     fn refusals() {
-        let coded: [(Refusal, u16, &str); 16] = [
+        let coded: [(Refusal, u16, &str); 17] = [
+            (Refusal::TooManyLogins, 429, "0x800704D5"),
             (Refusal::SessionNotFound, 500, "0x8020001F"),
             (Refusal::AccessDenied, 403, "0x80070005"),
             (Refusal::DestinationExists { status: StatusCode::FORBIDDEN }, 403, "0x80070005"),
@@ -212,8 +213,10 @@ mod tests {
         for (refusal, status, code) in coded {
             let (code, error) = (format!("bits-error-code: {code}"), format!("bits-error: {code}"));
             let mut more = vec![code.as_str(), &error, "bits-error-context: 0x5"];
-            if status == 503 {
-                more.push("retry-after: 30");
+            match status {
+                429 => more.push("retry-after: 60"),
+                503 => more.push("retry-after: 30"),
+                _ => {}
             }
             check(Ack::refused(refusal.clone(), None), status, &more);
             more.push(&session);
@@ -221,9 +224,10 @@ mod tests {
         }
     }
 
-    /// 416 and 413: an HRESULT would end a job that can go on.
+    /// 401, 416 and 413: an HRESULT would end a job that can go on.
     #[test]
     fn refusals_without_an_hresult() {
+        check(Ack::refused(Refusal::Unauthenticated, None), 401, &[]);
         let session = format!("bits-session-id: {ID}");
         let gap = Ack::refused(Refusal::Gap { next: 77 }, Some(id()));
         assert_eq!(gap.next_offset(), Some(77));

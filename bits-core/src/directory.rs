@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use http::StatusCode;
 
-use crate::{InvalidPath, SessionId, StorageKey, VirtualPath};
+use crate::{Access, InvalidPath, Principal, SessionId, StorageKey, VirtualPath};
 
 /// A part of the URL space that takes uploads.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,6 +41,10 @@ pub struct Directory {
     pub conflict_status: StatusCode,
     /// The host that clients should go on with, and when they should stop trying it.
     pub host_id: Option<(String, Duration)>,
+    /// Who may use it.
+    pub access: Access,
+    /// Whether each principal has a folder below `storage_path`, which holds its files alone.
+    pub per_user_folder: bool,
 }
 
 /// When an upload appears at its destination.
@@ -72,6 +76,38 @@ impl Directory {
             publish: PublishAt::LastFragment,
             conflict_status: StatusCode::FORBIDDEN,
             host_id: None,
+            access: Access::Anyone,
+            per_user_folder: false,
+        }
+    }
+
+    /// Whether principals have folders of their own here, so that nobody can be anonymous.
+    pub fn is_personal(&self) -> bool {
+        self.per_user_folder || self.store_as.is_personal()
+    }
+
+    /// Where an upload of `principal` to `below` is published; `date` is today's, `YYYY-MM-DD` in
+    /// UTC. None for the anonymous principal where principals have folders of their own.
+    pub fn key(
+        &self,
+        below: &StorageKey,
+        principal: &Principal,
+        date: &str,
+        session: SessionId,
+    ) -> Result<Option<StorageKey>, InvalidPath> {
+        let user = principal.folder_name();
+        if user.is_none() && self.is_personal() {
+            return Ok(None);
+        }
+        let name = self.store_as.key(below, user.as_deref().unwrap_or_default(), date, session)?;
+        self.folder_of(principal)?.join(&name).map(Some)
+    }
+
+    /// The folder that holds what `principal` publishes.
+    pub fn folder_of(&self, principal: &Principal) -> Result<StorageKey, InvalidPath> {
+        match principal.folder_name().filter(|_| self.per_user_folder) {
+            Some(user) => self.storage_path.join(&StorageKey::parse(&user)?),
+            None => Ok(self.storage_path.clone()),
         }
     }
 
@@ -101,11 +137,14 @@ impl Directory {
 pub struct StoreAs(String);
 
 impl StoreAs {
-    /// Checks a template of names and the placeholders `{path}`, `{date}` and `{session}`.
+    /// Checks a template of names and the placeholders `{path}`, `{user}`, `{date}` and
+    /// `{session}`. `{user}` is a whole name, and stands before `{path}`: no path that a client
+    /// chooses can then lead into what is another user's.
     pub fn parse(template: &str) -> Result<Self, InvalidStoreAs> {
-        let filled = template.replace("{path}", "p").replace("{date}", "d").replace("{session}", "s");
+        let filled = PLACEHOLDERS.iter().fold(template.to_owned(), |text, placeholder| text.replace(placeholder, "p"));
         let unique = template.contains("{path}") || template.contains("{session}");
-        if !unique || filled.contains(['{', '}']) || StorageKey::parse(&filled).is_err() {
+        if !unique || filled.contains(['{', '}']) || StorageKey::parse(&filled).is_err() || !keeps_users_apart(template)
+        {
             return Err(InvalidStoreAs);
         }
         Ok(Self(template.to_owned()))
@@ -116,17 +155,31 @@ impl StoreAs {
         &self.0
     }
 
-    /// The name of an upload to `below`, where `date` is today's, `YYYY-MM-DD` in UTC.
-    pub fn key(&self, below: &StorageKey, date: &str, session: SessionId) -> Result<StorageKey, InvalidPath> {
+    /// Whether it tells users apart.
+    pub fn is_personal(&self) -> bool {
+        self.0.contains("{user}")
+    }
+
+    /// The name of an upload to `below`, where `date` is today's, `YYYY-MM-DD` in UTC, and `user`
+    /// the principal's [`Principal::folder_name`].
+    pub fn key(
+        &self,
+        below: &StorageKey,
+        user: &str,
+        date: &str,
+        session: SessionId,
+    ) -> Result<StorageKey, InvalidPath> {
+        let session = session.uuid().to_string();
+        let values = [below.as_str(), user, date, &session];
         let mut key = String::new();
         let mut rest = self.0.as_str();
         // One pass, so that a placeholder's spelling within the path stays what it is.
         while let Some((before, (value, after))) = rest.find('{').and_then(|at| {
-            let value = placeholder(&rest[at..], below, date, session)?;
+            let value = placeholder(&rest[at..], values)?;
             Some((&rest[..at], value))
         }) {
             key.push_str(before);
-            key.push_str(&value);
+            key.push_str(value);
             rest = after;
         }
         key.push_str(rest);
@@ -140,19 +193,27 @@ impl Default for StoreAs {
     }
 }
 
-/// The template `store_as` has an unknown placeholder, or gives all uploads one name.
+/// The template `store_as` has an unknown placeholder, gives all uploads one name, or does not keep
+/// users apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("must hold {{path}} or {{session}}, may hold {{date}}, and be names joined by slashes")]
+#[error(
+    "must hold {{path}} or {{session}}, may hold {{date}} and, as a whole name before {{path}}, {{user}}, and be names joined by slashes"
+)]
 pub struct InvalidStoreAs;
 
-fn placeholder<'a>(text: &'a str, below: &StorageKey, date: &str, session: SessionId) -> Option<(String, &'a str)> {
-    if let Some(after) = text.strip_prefix("{path}") {
-        return Some((below.to_string(), after));
+const PLACEHOLDERS: [&str; 4] = ["{path}", "{user}", "{date}", "{session}"];
+
+/// The value for the placeholder that `text` starts with, and what follows it.
+fn placeholder<'a, 'b>(text: &'a str, values: [&'b str; 4]) -> Option<(&'b str, &'a str)> {
+    PLACEHOLDERS.iter().zip(values).find_map(|(name, value)| Some((value, text.strip_prefix(name)?)))
+}
+
+fn keeps_users_apart(template: &str) -> bool {
+    let mut names = template.split('/');
+    match names.find(|name| name.contains("{user}") || name.contains("{path}")) {
+        Some("{user}") => names.all(|name| name == "{user}" || !name.contains("{user}")),
+        _ => !template.contains("{user}"),
     }
-    if let Some(after) = text.strip_prefix("{date}") {
-        return Some((date.to_owned(), after));
-    }
-    text.strip_prefix("{session}").map(|after| (session.uuid().to_string(), after))
 }
 
 #[cfg(test)]
@@ -230,7 +291,16 @@ mod tests {
             ("", false),
             ("{date}", false),
             ("file", false),
-            ("{user}/{path}", false),
+            ("{user}/{path}", true),
+            ("in/{date}/{user}/{session}-{path}", true),
+            ("{user}/{session}", true),
+            ("{user}/{user}/{path}", true),
+            ("{user}", false),
+            ("{user}-{path}", false),
+            ("{user}-{session}", false),
+            ("{path}/{user}", false),
+            ("{path}/{user}/{path}", false),
+            ("{user}/{user}-{path}", false),
             ("{path", false),
             ("path}", false),
             ("{{path}}", false),
@@ -255,14 +325,38 @@ mod tests {
             ("{date}/{path}", "a/b", Ok("2026-11-22/a/b")),
             ("in/{session}-{path}.bin", "a", Ok("in/7df0354d-249b-430f-820d-3d2a9bef4931-a.bin")),
             ("{path}/{path}", "a", Ok("a/a")),
+            ("{user}/{date}/{path}", "a/b", Ok("jo@x/2026-11-22/a/b")),
             // What a client wrote stays as it is.
+            ("{user}/{path}", "{user}", Ok("jo@x/{user}")),
             ("{date}/{path}", "{session}{date}{path}{", Ok("2026-11-22/{session}{date}{path}{")),
             // What is safe alone may not be so with the template's text.
             ("{path}.", "a", Err(InvalidPath::Trailing)),
             ("{path}n", "dir/co", Err(InvalidPath::Reserved)),
         ] {
-            let key = StoreAs(template.to_owned()).key(&StorageKey::parse(below).unwrap(), "2026-11-22", session);
+            let key = StoreAs(template.to_owned()).key(&StorageKey::parse(below).unwrap(), "jo@x", "2026-11-22", session);
             assert_eq!(key.as_ref().map(StorageKey::as_str), expected.as_ref().map(|key| *key), "{template} {below}");
+        }
+    }
+
+    /// What two principals publish, whatever the path, lies in folders that neither leaves.
+    #[test]
+    fn users_have_folders_of_their_own() {
+        let session = "{7DF0354D-249B-430F-820D-3D2A9BEF4931}".parse().unwrap();
+        let (jo, nobody) = (Principal::named("Jo@X"), Principal::ANONYMOUS);
+        let mut directory = directory("/upload");
+        directory.storage_path = StorageKey::parse("in").unwrap();
+        for (per_user_folder, store_as, jos, nobodys) in [
+            (false, "{path}", Some("in/a/b"), Some("in/a/b")),
+            (true, "{path}", Some("in/jo@x/a/b"), None),
+            (false, "{user}/{path}", Some("in/jo@x/a/b"), None),
+            (true, "{date}/{user}/{path}", Some("in/jo@x/d/jo@x/a/b"), None),
+        ] {
+            directory.per_user_folder = per_user_folder;
+            directory.store_as = StoreAs::parse(store_as).unwrap();
+            for (principal, expected) in [(&jo, jos), (&nobody, nobodys)] {
+                let key = directory.key(&StorageKey::parse("a/b").unwrap(), principal, "d", session).unwrap();
+                assert_eq!(key.as_ref().map(StorageKey::as_str), expected, "{store_as} {principal}");
+            }
         }
     }
 }

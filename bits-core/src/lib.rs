@@ -5,11 +5,13 @@
 //! Times and ids come in as arguments. The traits [`SessionStore`], [`UploadStore`] and
 //! [`Outbox`] say what a backend must do; the feature `conformance` holds the suite that checks it.
 
+mod access;
 mod ack;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 mod directory;
 mod event;
+mod folder_name;
 mod id;
 mod outbox;
 mod packet;
@@ -23,6 +25,7 @@ mod session_store;
 mod time;
 mod upload_store;
 
+pub use access::{Access, EmptyPattern, UserPattern};
 pub use ack::Ack;
 pub use directory::{Directory, InvalidStoreAs, PublishAt, StoreAs};
 pub use event::{Ending, SessionEvent, SessionEventKind};
@@ -30,7 +33,7 @@ pub use id::{InvalidSessionId, SessionId};
 pub use outbox::{Content, Delivery, EventKind, Gap, Keep, Outbox, OutboxEvent, Subscriber};
 pub use packet::{Form, FragmentHead, PROTOCOL, Packet, PacketType, header};
 pub use path::{InvalidPath, StorageKey, VirtualPath};
-pub use principal::Principal;
+pub use principal::{InvalidPrincipal, Principal};
 pub use range::{ContentRange, InvalidContentRange};
 pub use reading::{ByteStream, ObjectInfo, Opened, Source};
 pub use refusal::{Hresult, Refusal};

@@ -5,7 +5,7 @@ use std::fmt;
 use percent_encoding::percent_decode_str;
 
 /// The longest segment, in bytes: what file systems take.
-const MAXIMUM_SEGMENT: usize = 255;
+pub(crate) const MAXIMUM_SEGMENT: usize = 255;
 /// The longest path or key, in bytes: under Linux's PATH_MAX with room for a root.
 const MAXIMUM_PATH: usize = 3 * 1024;
 /// The folder of uploads under way; no upload may have this name.
@@ -170,15 +170,19 @@ fn check_segment(name: &str) -> Result<(), InvalidPath> {
         _ if name.contains(['/', '\\', ':']) => InvalidPath::Separator,
         _ if name.contains(char::is_control) => InvalidPath::Control,
         _ if name.ends_with(['.', ' ']) => InvalidPath::Trailing,
-        _ if name.eq_ignore_ascii_case(STAGING) => InvalidPath::Staging,
+        _ if is_staging(name) => InvalidPath::Staging,
         _ if is_reserved(name) => InvalidPath::Reserved,
         _ => return Ok(()),
     };
     Err(wrong)
 }
 
+pub(crate) fn is_staging(name: &str) -> bool {
+    name.eq_ignore_ascii_case(STAGING)
+}
+
 /// Windows reserves these with any extension, in any case, and with superscript digits too.
-fn is_reserved(name: &str) -> bool {
+pub(crate) fn is_reserved(name: &str) -> bool {
     let stem = name.split('.').next().unwrap_or(name).trim_end().to_ascii_uppercase();
     if matches!(stem.as_str(), "CON" | "PRN" | "AUX" | "NUL" | "CONIN$" | "CONOUT$") {
         return true;

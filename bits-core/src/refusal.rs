@@ -45,10 +45,17 @@ impl fmt::Display for Hresult {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Refusal {
+    /// The caller must say who they are, or what they said is not so; an HRESULT would end a job
+    /// that can go on with other credentials.
+    #[error("not logged in")]
+    Unauthenticated,
+    /// Too many logins failed from the caller's address.
+    #[error("too many failed logins from this address")]
+    TooManyLogins,
     /// The session is unknown, ended, of another path or of another principal.
     #[error("no such session for this caller and path")]
     SessionNotFound,
-    /// The storage denies access or is read-only.
+    /// The caller may not do this, or the storage denies access or is read-only.
     #[error("access denied")]
     AccessDenied,
     /// The destination exists and may not be overwritten; answered with `conflict_status`.
@@ -108,6 +115,9 @@ impl Refusal {
     /// What a client that is told to come back later should wait.
     pub const RETRY_AFTER: Duration = Duration::from_secs(30);
 
+    /// How long an address is refused after too many failed logins.
+    pub const LOCKED_OUT: Duration = Duration::from_secs(60);
+
     /// The status of the answer.
     pub fn status(&self) -> StatusCode {
         self.row().0
@@ -133,7 +143,11 @@ impl Refusal {
 
     /// How long the client should wait before it tries again, where the answer must say it.
     pub fn retry_after(&self) -> Option<Duration> {
-        (self.status() == StatusCode::SERVICE_UNAVAILABLE).then_some(Self::RETRY_AFTER)
+        match self.status() {
+            StatusCode::SERVICE_UNAVAILABLE => Some(Self::RETRY_AFTER),
+            StatusCode::TOO_MANY_REQUESTS => Some(Self::LOCKED_OUT),
+            _ => None,
+        }
     }
 
     /// Whether the fault lies with the server: logged with its cause, not at debug.
@@ -157,6 +171,8 @@ impl Refusal {
 
     fn row(&self) -> (StatusCode, Option<Hresult>) {
         match self {
+            Self::Unauthenticated => (StatusCode::UNAUTHORIZED, None),
+            Self::TooManyLogins => (StatusCode::TOO_MANY_REQUESTS, Some(Hresult::ERROR_RETRY)),
             Self::SessionNotFound => (StatusCode::INTERNAL_SERVER_ERROR, Some(Hresult::BG_E_SESSION_NOT_FOUND)),
             Self::AccessDenied => (StatusCode::FORBIDDEN, Some(Hresult::E_ACCESSDENIED)),
             Self::DestinationExists { status } => (*status, Some(Hresult::E_ACCESSDENIED)),
@@ -186,7 +202,7 @@ mod tests {
         assert_eq!(refusal.status().as_u16(), status, "{refusal:?}");
         assert_eq!(refusal.hresult(), code.map(Hresult), "{refusal:?}");
         assert_eq!(refusal.context(), code.map(|_| "0x5"), "{refusal:?}");
-        assert_eq!(refusal.retry_after().is_some(), status == 503, "{refusal:?}");
+        assert_eq!(refusal.retry_after().is_some(), matches!(status, 429 | 503), "{refusal:?}");
         assert_eq!(refusal.is_ours(), ours, "{refusal:?}");
         let offset = matches!(refusal, Refusal::Gap { .. }).then_some(5);
         assert_eq!(refusal.next_offset(), offset, "{refusal:?}");
@@ -197,6 +213,8 @@ mod tests {
     fn the_table() {
         let exists = |status| Refusal::DestinationExists { status };
         for (refusal, status, code, ours) in [
+            (Refusal::Unauthenticated, 401, None, false),
+            (Refusal::TooManyLogins, 429, Some(0x8007_04D5), false),
             (Refusal::SessionNotFound, 500, Some(0x8020_001F), false),
             (Refusal::AccessDenied, 403, Some(0x8007_0005), false),
             (exists(StatusCode::FORBIDDEN), 403, Some(0x8007_0005), false),

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bits_core::{Directory, Refusal, StorageKey, VirtualPath};
+use percent_encoding::percent_decode_str;
 
 /// The virtual directories of a server.
 #[derive(Clone, Debug, Default)]
@@ -55,6 +56,17 @@ impl Directories {
         self.iter().find(|directory| same_path(&directory.url_path, url_path))
     }
 
+    /// The directory whose `url_path` the path of a request starts with, as it stood on the wire;
+    /// also where the rest of the path names nothing that could be uploaded.
+    pub(crate) fn find(&self, raw_path: &str) -> Option<&Arc<Directory>> {
+        let names: Vec<_> =
+            raw_path.strip_prefix('/')?.split('/').map(|name| percent_decode_str(name).decode_utf8_lossy()).collect();
+        self.by_depth.iter().find(|directory| {
+            let mut rest = names.iter();
+            segments(&directory.url_path).all(|own| rest.next().is_some_and(|name| name.eq_ignore_ascii_case(own)))
+        })
+    }
+
     /// The directory that answers for the path of a request, as it stood on the wire.
     pub(crate) fn route(&self, raw_path: &str) -> Result<Route<'_>, Refusal> {
         let path = match VirtualPath::decode(raw_path) {
@@ -83,4 +95,45 @@ fn same_path(one: &str, other: &str) -> bool {
 
 fn segments(path: &str) -> impl Iterator<Item = &str> {
     path.split('/').filter(|name| !name.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn directories(paths: &[&str]) -> Directories {
+        Directories::new(paths.iter().map(|path| Directory::new(path, "s", StorageKey::ROOT)).collect()).unwrap()
+    }
+
+    /// Whoever is asked to log in for a directory is asked for the one that answers.
+    #[test]
+    fn the_directory_that_is_found_is_the_one_that_answers() {
+        let all = directories(&["/", "/up", "/up/jo", "/größe"]);
+        for (path, expected) in [
+            ("/a", "/"),
+            ("/up", "/up"),
+            ("/up/", "/up"),
+            ("/UP/a", "/up"),
+            ("/%75%70/a", "/up"),
+            ("/up/jo/a", "/up/jo"),
+            ("/up/j%6F/a", "/up/jo"),
+            ("/up/joe/a", "/up"),
+            ("/up//jo/a", "/up"),
+            ("/up%2Fjo/a", "/"),
+            ("/up/../jo", "/up"),
+            ("/up/BITS-Sessions/Replies/x", "/up"),
+            ("/up/%zz", "/up"),
+            ("/up/%ff", "/up"),
+            ("/upper/a", "/"),
+            ("/gr%C3%B6%C3%9Fe/a", "/größe"),
+        ] {
+            let found = all.find(path).map(|directory| directory.url_path.as_str());
+            assert_eq!(found, Some(expected), "{path}");
+            if let Ok(route) = all.route(path) {
+                assert_eq!(route.directory.url_path, expected, "{path}");
+            }
+        }
+        assert!(all.find("*").is_none() && all.find("").is_none());
+        assert!(directories(&["/up"]).find("/other/a").is_none());
+    }
 }

@@ -185,6 +185,22 @@ impl Engine {
         }
     }
 
+    /// The directory that answers for the path of a request, as it stood on the wire; whoever
+    /// calls the engine learns from it how callers prove who they are.
+    ///
+    /// Where there is none, there is nothing to protect: [`Engine::handle`] refuses the request.
+    pub fn directory(&self, raw_path: &str) -> Option<&Directory> {
+        self.inner.directories.find(raw_path).map(Arc::as_ref)
+    }
+
+    /// Refuses a request that is no business of the engine's, such as one of a caller who is not
+    /// logged in. The body is read and dropped first, within the bounds of [`Engine::handle`].
+    pub async fn refuse(&self, head: &Parts, refusal: Refusal, body: Body) -> Ack {
+        let directory = self.directory(head.uri.path());
+        let drain_limit = directory.map_or(LEAST_DRAIN, |directory| directory.maximum_fragment_size.max(LEAST_DRAIN));
+        self.inner.refuse(refusal, body, drain_limit).await
+    }
+
     /// Cuts off every body; what came is committed and acknowledged no more. Waits for the
     /// requests and jobs under way.
     pub async fn stop(&self) {
@@ -229,6 +245,9 @@ pub(crate) struct Call {
 
 impl Call {
     fn new(route: Route<'_>, head: &Parts, caller: &Caller) -> Result<Self, Refusal> {
+        if !route.directory.access.admits(&caller.principal) {
+            return Err(Refusal::AccessDenied);
+        }
         if !route.directory.upload_enabled {
             return Err(Refusal::UploadsDisabled);
         }
@@ -273,8 +292,7 @@ impl Inner {
 
         let directory = &call.directory;
         let id = SessionId::new(Uuid::new_v4());
-        let name = directory.store_as.key(&call.below, &today(), id)?;
-        let key = directory.storage_path.join(&name)?;
+        let key = directory.key(&call.below, &call.caller.principal, &today(), id)?.ok_or(Refusal::AccessDenied)?;
         let found = self.storage(&directory.storage)?.inspect(&key).await;
         match found.map_err(|error| call.store_refusal(&error))? {
             Destination::Folder => return Err(Refusal::DestinationIsFolder),

@@ -18,7 +18,7 @@ const BOUNDARIES: &[Boundary] = &[
     Boundary {
         package: "bits-core",
         features: "",
-        direct: &["async-trait", "bytes", "futures-core", "http", "percent-encoding", "thiserror", "uuid"],
+        direct: &["async-trait", "bytes", "futures-core", "http", "percent-encoding", "sha2", "thiserror", "uuid"],
         absent: &["tokio", "mio", "rustix", "getrandom", "rand", "hyper", "sqlx-core", "object_store", "config"],
     },
     Boundary {
@@ -31,6 +31,7 @@ const BOUNDARIES: &[Boundary] = &[
             "futures-util",
             "http",
             "jiff",
+            "percent-encoding",
             "tokio",
             "tokio-util",
             "tracing",
