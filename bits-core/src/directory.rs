@@ -333,7 +333,8 @@ mod tests {
             ("{path}.", "a", Err(InvalidPath::Trailing)),
             ("{path}n", "dir/co", Err(InvalidPath::Reserved)),
         ] {
-            let key = StoreAs(template.to_owned()).key(&StorageKey::parse(below).unwrap(), "jo@x", "2026-11-22", session);
+            let key =
+                StoreAs(template.to_owned()).key(&StorageKey::parse(below).unwrap(), "jo@x", "2026-11-22", session);
             assert_eq!(key.as_ref().map(StorageKey::as_str), expected.as_ref().map(|key| *key), "{template} {below}");
         }
     }

@@ -1,4 +1,4 @@
-//! The command line: `serve`, `check`, `migrate` and `sessions`.
+//! The command line: `serve`, `check`, `migrate`, `sessions` and `password`.
 //!
 //! Exit status: 0 done, 1 failed, 2 wrong usage or configuration.
 
@@ -13,6 +13,7 @@ use clap::{Args, Parser, Subcommand};
 use tracing_subscriber::{Layer, filter::Targets, layer::SubscriberExt, util::SubscriberInitExt};
 
 use crate::{
+    auth::{self, Authentication},
     config::{Config, ConfigError, Overrides, process_environment},
     confine, sessions, start, stores,
 };
@@ -35,6 +36,15 @@ enum Command {
     Check(ConfigArgs),
     /// Bring the session database up to date.
     Migrate(ConfigArgs),
+    /// Add a user to a file of users, or give one another password; it is read from the terminal,
+    /// or a line of standard input where that is none.
+    Password {
+        /// The user's name.
+        user: String,
+        /// The file, as `htpasswd` in a directory's configuration names it.
+        #[arg(long, value_name = "FILE")]
+        file: PathBuf,
+    },
     /// Look into the session database, whether the server runs or not.
     Sessions {
         #[command(flatten)]
@@ -144,6 +154,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Some(Command::Serve(args)) => serve(args),
         Some(Command::Check(args)) => {
             let config = load(&args, Overrides::default())?;
+            Authentication::open(&config).map_err(Failure::Usage)?;
             print(&config.to_string())
         }
         Some(Command::Migrate(args)) => {
@@ -151,6 +162,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
             log_to_stderr()?;
             block_on(async { stores::migrate(&config).await.map_err(Failure::Failed) })?
         }
+        Some(Command::Password { user, file }) => print(&auth::password::set(&user, &file).map_err(Failure::Failed)?),
         Some(Command::Sessions { config, command }) => {
             let config = load(&config, Overrides::default())?;
             log_to_stderr()?;

@@ -7,6 +7,7 @@
 mod admin;
 #[cfg(all(feature = "fs", feature = "sqlite"))]
 mod audit;
+mod auth;
 #[cfg(all(feature = "fs", feature = "sqlite"))]
 pub mod cli;
 pub mod config;
@@ -28,5 +29,6 @@ pub mod stores;
 #[cfg(all(feature = "fs", feature = "sqlite"))]
 mod sys;
 
+pub use auth::Authentication;
 pub use connection::ConnectionLimits;
 pub use serve::{Listeners, ServeOptions, run};

@@ -8,6 +8,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     admin,
+    auth::Authentication,
     connection::{self, ConnectionLimits},
     peer::Peer,
     service::Service,
@@ -75,6 +76,7 @@ impl Stopping {
 pub async fn run(
     listeners: Listeners,
     engine: Engine,
+    authentication: Authentication,
     options: ServeOptions,
     shutdown: CancellationToken,
 ) -> io::Result<()> {
@@ -90,7 +92,8 @@ pub async fn run(
     if let Some(listener) = listeners.admin {
         background.spawn(admin::serve(listener, engine.clone(), stopping.clone(), maintenance.clone()));
     }
-    let service = Service::new(engine.clone());
+    let service = Service::new(engine.clone(), authentication.clone());
+    background.spawn(authentication.keep_fresh(maintenance.clone()));
     let rooms = Rooms::new(options.connections.connections);
     for listener in listeners.uploads {
         let accepting =

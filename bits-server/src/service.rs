@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
-use bits_core::{Ack, BodyError, Form, PacketType, Principal, Refusal, header};
+use bits_core::{Ack, BodyError, Form, PacketType, Refusal, header};
 use bits_engine::{Body, Caller, Engine};
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -14,18 +14,22 @@ use http_body_util::{BodyDataStream, Full};
 use hyper::body::Incoming;
 use tracing::Instrument;
 
-use crate::peer::Peer;
+use crate::{
+    auth::{Authentication, Denial, Proof},
+    peer::Peer,
+};
 
 /// What answers requests on upload listeners.
 #[derive(Clone, Debug)]
 pub(crate) struct Service {
     engine: Engine,
+    authentication: Authentication,
     numbers: Arc<AtomicU64>,
 }
 
 impl Service {
-    pub(crate) fn new(engine: Engine) -> Self {
-        Self { engine, numbers: Arc::default() }
+    pub(crate) fn new(engine: Engine, authentication: Authentication) -> Self {
+        Self { engine, authentication, numbers: Arc::default() }
     }
 
     pub(crate) async fn answer(&self, request: Request<Incoming>, peer: Peer) -> Result<Response<Full<Bytes>>, Hangup> {
@@ -39,10 +43,31 @@ impl Service {
     }
 
     async fn packet(&self, head: Parts, body: Incoming, peer: Peer) -> Option<Response<Full<Bytes>>> {
-        let caller = Caller { principal: Principal::ANONYMOUS, address: Some(peer.address) };
-        let ack = self.engine.handle(&head, caller, stream(&head, body)).await?;
+        let body = stream(&head, body);
+        let proof = match self.identify(&head, &peer).await {
+            Ok(proof) => proof,
+            Err(denial) => {
+                let ack = self.engine.refuse(&head, denial.refusal.clone(), body).await;
+                log(&head, &ack);
+                let mut response = ack.into_response().map(|()| Full::default());
+                denial.complete(&mut response);
+                return Some(response);
+            }
+        };
+        let caller = Caller { principal: proof.principal.clone(), address: Some(peer.address) };
+        let ack = self.engine.handle(&head, caller, body).await?;
         log(&head, &ack);
-        Some(ack.into_response().map(|()| Full::default()))
+        let mut response = ack.into_response().map(|()| Full::default());
+        proof.complete(&mut response);
+        Some(response)
+    }
+
+    /// Who sends a request, by the rules of the directory that answers for its path.
+    async fn identify(&self, head: &Parts, peer: &Peer) -> Result<Proof, Denial> {
+        match self.engine.directory(head.uri.path()) {
+            Some(directory) => self.authentication.identify(directory, head, peer).await,
+            None => Ok(Proof::anonymous()),
+        }
     }
 }
 
@@ -86,7 +111,7 @@ fn log(head: &Parts, ack: &Ack) {
     let status = ack.status().as_u16();
     let session = ack.session.map(|id| id.to_string()).unwrap_or_default();
     match &ack.refusal {
-        Some(refusal) if !matches!(refusal, Refusal::Gap { .. }) => {
+        Some(refusal) if !matches!(refusal, Refusal::Gap { .. } | Refusal::Unauthenticated) => {
             tracing::info!(packet, %path, status, session, reason = %refusal, "packet refused");
         }
         _ => tracing::debug!(packet, %path, status, session, next = ack.next_offset(), "packet answered"),

@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     audit,
+    auth::Authentication,
     cli::Failure,
     config::{Config, Source},
     connection::ConnectionLimits,
@@ -26,6 +27,7 @@ const CLEANUP_INTERVAL: Duration = Duration::from_secs(12 * 60 * 60);
 /// Serves until a signal says to stop.
 pub(crate) async fn serve(config: Config) -> Result<(), Failure> {
     sys::raise_file_limit();
+    let authentication = Authentication::open(&config).map_err(Failure::Usage)?;
     let mut signals = Signals::new()?;
     let listeners = bind(&config).await?;
     let addresses = addresses(&listeners.uploads);
@@ -43,7 +45,7 @@ pub(crate) async fn serve(config: Config) -> Result<(), Failure> {
 
     let shutdown = CancellationToken::new();
     let options = options(&config);
-    let mut server = std::pin::pin!(serve::run(listeners, engine, options, shutdown.clone()));
+    let mut server = std::pin::pin!(serve::run(listeners, engine, authentication, options, shutdown.clone()));
     let served = tokio::select! {
         served = &mut server => served,
         name = signals.next() => {

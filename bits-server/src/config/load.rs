@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use super::access;
 use super::error::{Location, Problems};
 use super::keys::Section;
 use super::layers::{Layers, Table};
@@ -81,7 +82,7 @@ fn resolve(layers: &Layers, path: Option<&Path>, data_dir: Option<PathBuf>, prob
         confine: root.confine,
         admin,
         limits: Limits::read(layers.table::<Limits>(), problems),
-        directories: directories(layers, problems),
+        directories: directories(layers, base, problems),
         secret_files: layers.secret_files(),
         source: path.map_or(Source::Defaults, |path| Source::File(path.to_owned())),
     }
@@ -121,15 +122,16 @@ fn check_listen(listen: &[SocketAddr], admin: &Admin, layers: &Layers, problems:
     }
 }
 
-fn directories(layers: &Layers, problems: &mut Problems) -> Vec<DirectoryConfig> {
+fn directories(layers: &Layers, base: &Path, problems: &mut Problems) -> Vec<DirectoryConfig> {
     let default = [Table::new(DirectoryConfig::TABLE, Location::Default)];
     let tables = layers.directories.as_deref().unwrap_or(&default);
-    let directories: Vec<_> = tables.iter().map(|table| directory(table, problems)).collect();
+    let directories: Vec<_> = tables.iter().map(|table| directory(table, base, problems)).collect();
     check_unique(tables, &directories, problems);
+    access::check_personal(tables, &directories, problems);
     directories
 }
 
-fn directory(table: &Table, problems: &mut Problems) -> DirectoryConfig {
+fn directory(table: &Table, base: &Path, problems: &mut Problems) -> DirectoryConfig {
     let mut directory = DirectoryConfig::read(table, problems);
     if directory.storage_path.as_str().is_empty() {
         directory.storage_path = directory.url_path.storage_path().clone();
@@ -146,6 +148,8 @@ fn directory(table: &Table, problems: &mut Problems) -> DirectoryConfig {
             problems.add(table.location(name), format!("directories.{name}"), message);
         }
     }
+    directory.htpasswd = directory.htpasswd.map(|path| base.join(path));
+    access::check(table, &directory, problems);
     directory
 }
 

@@ -3,6 +3,7 @@
 //! A TOML file, then the environment (`BITS__STATE__URL` for `state.url`), then flags. Nothing
 //! here opens a database or binds an address.
 
+mod access;
 mod error;
 mod keys;
 mod layers;
@@ -18,9 +19,10 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use bits_core::{Directory, PublishAt, StorageKey, StoreAs};
+use bits_core::{Access, Directory, PublishAt, StorageKey, StoreAs, UserPattern};
 use http::StatusCode;
 
+pub use access::AuthScheme;
 pub use error::{ConfigError, Location, Problem};
 pub use keys::{Key, keys};
 pub use load::{Overrides, process_environment};
@@ -139,6 +141,8 @@ section! {
         header_timeout: Duration = "30s";
         /// How long a body may send no byte before its connection is closed, the bytes kept.
         idle_timeout: Duration = "2m";
+        /// Failed logins from one address before it is answered 429 for a minute.
+        failed_logins_per_minute: Option<u32> = "30";
     }
     later {
         /// Connections open at once from one address.
@@ -147,8 +151,6 @@ section! {
         minimum_rate: Option<Size> = "unlimited";
         /// Bytes per second of all uploads together.
         bandwidth: Option<Size> = "unlimited";
-        /// Failed logins from one address before it is answered 429 for a minute.
-        failed_logins_per_minute: Option<u32> = "30";
     }
 }
 
@@ -160,7 +162,7 @@ section! {
         url_path: UrlPath = "/upload";
         /// The folder below the storage; empty is `url_path` without its slashes.
         storage_path: StorageKey = "";
-        /// The name of a published upload, from `{path}`, `{date}` and `{session}`.
+        /// The name of a published upload, from `{path}`, `{user}`, `{date}` and `{session}`.
         store_as: StoreAs = "{path}";
         /// Whether uploads are taken.
         upload_enabled: bool = "true";
@@ -190,6 +192,14 @@ section! {
         host_id: Option<HostName> = "";
         /// When clients should stop trying that host.
         host_id_fallback_timeout: Duration = "1d";
+        /// Ways to log in, in the order offered: `basic`; none: every caller is anonymous.
+        authentication: Vec<AuthScheme> = "";
+        /// The file of users and passwords for `basic`, with hashes by argon2id or bcrypt.
+        htpasswd: Option<PathBuf> = "";
+        /// Patterns of users who may use the directory, with `*`; none: everyone who is logged in.
+        allow_users: Vec<UserPattern> = "";
+        /// Whether each user has a folder below `storage_path`.
+        per_user_folder: bool = "false";
     }
     later {
         /// Another storage for this directory.
@@ -206,10 +216,6 @@ section! {
         notification_url: String = "";
         /// How long the server application may take.
         notification_timeout: Duration = "4m30s";
-        /// Ways to log in, any of `basic`, `negotiate`, `certificate` and `proxy`; none: anonymous.
-        authentication: Vec<String> = "";
-        /// The file of users and passwords for `basic`.
-        htpasswd: String = "";
         /// The key table for `negotiate`.
         negotiate_keytab: String = "";
         /// Realms that `negotiate` takes users from.
@@ -218,10 +224,6 @@ section! {
         certificate_principal: String = "san";
         /// The header in which a trusted proxy names the user.
         proxy_user_header: String = "X-Remote-User";
-        /// Patterns of users who may upload; none: every authenticated user.
-        allow_users: Vec<String> = "";
-        /// Whether each user has a folder below `storage_path`.
-        per_user_folder: bool = "false";
     }
 }
 
@@ -247,6 +249,16 @@ impl DirectoryConfig {
             publish: self.publish,
             conflict_status: self.conflict_status,
             host_id: self.host_id.as_ref().map(host),
+            access: self.access(),
+            per_user_folder: self.per_user_folder,
+        }
+    }
+
+    fn access(&self) -> Access {
+        match (self.authentication.is_empty(), self.allow_users.is_empty()) {
+            (true, _) => Access::Anyone,
+            (false, true) => Access::Authenticated,
+            (false, false) => Access::Users(self.allow_users.clone()),
         }
     }
 }

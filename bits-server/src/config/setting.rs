@@ -377,9 +377,6 @@ impl Setting for StorageKey {
 impl Setting for StoreAs {
     fn read(raw: &Raw) -> Result<Self, String> {
         let text = raw.text("a template in quotes, such as \"{path}\"")?;
-        if text.contains("{user}") {
-            return Err("{user} is not supported yet; use {path}, {date} and {session}".to_owned());
-        }
         Self::parse(text).map_err(|wrong| wrong.to_string())
     }
 
@@ -426,7 +423,7 @@ pub(super) fn quoted(text: &str) -> String {
     toml::Value::String(text.to_owned()).to_string()
 }
 
-fn one_of<T: Copy>(raw: &Raw, choices: &[(&str, T)]) -> Result<T, String> {
+pub(super) fn one_of<T: Copy>(raw: &Raw, choices: &[(&str, T)]) -> Result<T, String> {
     let names = choices.iter().map(|(name, _)| format!("{name:?}")).collect::<Vec<_>>().join(" or ");
     let text = raw.text(&names)?;
     let found = choices.iter().find(|(name, _)| *name == text);

@@ -60,6 +60,7 @@ impl Allowed {
             allowed.read_file(file);
         }
         config.secret_files.iter().for_each(|file| allowed.read_file(file));
+        config.directories.iter().filter_map(|one| one.htpasswd.as_ref()).for_each(|file| allowed.read_file(file));
         allowed
     }
 

@@ -1,0 +1,244 @@
+//! Who sends a request: the ways to prove it that a directory offers, in their order.
+//!
+//! A request goes through the schemes of its directory until one has an answer. Without any,
+//! the refusal offers all of them at once, and says nothing of what was wrong.
+
+mod basic;
+mod header;
+mod htpasswd;
+#[cfg(all(feature = "fs", feature = "sqlite"))]
+pub(crate) mod password;
+mod reread;
+mod throttle;
+
+use std::{collections::HashMap, fmt, path::Path, sync::Arc, time::Duration};
+
+use bits_core::{Directory, Principal, Refusal};
+use http::{HeaderValue, Response, header as http_header, request::Parts};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    config::{AuthScheme, Config, DirectoryConfig},
+    peer::Peer,
+};
+
+use basic::Basic;
+use reread::Users;
+use throttle::Throttle;
+
+/// How often files of users are looked at for changes.
+const REREAD_PERIOD: Duration = Duration::from_secs(2);
+
+/// How the callers of each directory prove who they are. Cheap to clone; all clones are one.
+///
+/// The default asks nobody: all callers are anonymous, and see only directories that anyone may use.
+#[derive(Clone, Default)]
+pub struct Authentication {
+    inner: Arc<Inner>,
+}
+
+#[derive(Default)]
+struct Inner {
+    /// By `url_path`, as it is configured.
+    directories: HashMap<String, Vec<Scheme>>,
+    files: Vec<Arc<Users>>,
+    throttle: Throttle,
+}
+
+/// One way to prove who a caller is.
+enum Scheme {
+    Basic(Basic),
+}
+
+/// What a scheme makes of a request.
+#[derive(Debug)]
+pub(crate) enum Verdict {
+    /// The request holds nothing for this scheme.
+    Absent,
+    /// The caller is proved to be this one; the value goes into the answer's `WWW-Authenticate`.
+    Proved(Principal, Option<HeaderValue>),
+    /// The exchange goes on: the 401 has this `WWW-Authenticate` and no other.
+    #[allow(dead_code, reason = "no scheme of more than one round is built in")]
+    Continue(HeaderValue),
+    /// The proof is wrong. It counts as a failed login; the user is named in the log, if known.
+    Wrong(Option<Principal>),
+    /// Too many logins failed from this address while this one waited for its turn.
+    Locked,
+    /// Whether it is right cannot be told now.
+    Unavailable,
+}
+
+/// What a scheme gets to see.
+pub(crate) struct Attempt<'a> {
+    /// The request's head.
+    pub(crate) head: &'a Parts,
+    /// Who sent it.
+    pub(crate) peer: &'a Peer,
+    /// Failed logins; a scheme that makes callers wait asks again afterwards.
+    throttle: &'a Throttle,
+}
+
+impl Attempt<'_> {
+    /// Whether too many logins have failed from this address.
+    pub(crate) fn is_locked(&self) -> bool {
+        self.throttle.is_locked(self.peer.address)
+    }
+}
+
+/// A caller who is known.
+#[derive(Debug)]
+pub(crate) struct Proof {
+    pub(crate) principal: Principal,
+    header: Option<HeaderValue>,
+}
+
+/// A caller who is not, and how they may be.
+#[derive(Debug)]
+pub(crate) struct Denial {
+    pub(crate) refusal: Refusal,
+    challenges: Vec<HeaderValue>,
+}
+
+impl Proof {
+    /// Everyone, where nobody is asked.
+    pub(crate) const fn anonymous() -> Self {
+        Self { principal: Principal::ANONYMOUS, header: None }
+    }
+
+    /// Adds to the answer what the scheme has to say.
+    pub(crate) fn complete<T>(self, response: &mut Response<T>) {
+        if let Some(value) = self.header {
+            response.headers_mut().append(http_header::WWW_AUTHENTICATE, value);
+        }
+    }
+}
+
+impl Denial {
+    /// Adds to the answer how to log in.
+    pub(crate) fn complete<T>(self, response: &mut Response<T>) {
+        for value in self.challenges {
+            response.headers_mut().append(http_header::WWW_AUTHENTICATE, value);
+        }
+    }
+}
+
+impl Authentication {
+    /// What the configuration asks for; reads the files that it names, and says what is wrong
+    /// with them.
+    pub fn open(config: &Config) -> Result<Self, String> {
+        let mut files: HashMap<&Path, Arc<Users>> = HashMap::new();
+        let mut directories = HashMap::new();
+        for directory in &config.directories {
+            let schemes = schemes(directory, &mut files)?;
+            directories.insert(directory.url_path.as_str().to_owned(), schemes);
+        }
+        let files = files.into_values().collect();
+        let throttle = Throttle::new(config.limits.failed_logins_per_minute);
+        Ok(Self { inner: Arc::new(Inner { directories, files, throttle }) })
+    }
+
+    /// Rereads files of users when they change, until `stop`.
+    pub(crate) async fn keep_fresh(self, stop: CancellationToken) {
+        if self.inner.files.is_empty() {
+            return;
+        }
+        while stop.run_until_cancelled(tokio::time::sleep(REREAD_PERIOD)).await.is_some() {
+            let inner = self.inner.clone();
+            // It fails only where the runtime stops.
+            let _ = tokio::task::spawn_blocking(move || inner.files.iter().for_each(|file| file.refresh())).await;
+        }
+    }
+
+    /// Who sends a request to `directory`; every caller of one without authentication is anonymous.
+    pub(crate) async fn identify(&self, directory: &Directory, head: &Parts, peer: &Peer) -> Result<Proof, Denial> {
+        let schemes = self.inner.directories.get(&directory.url_path).map_or(&[][..], Vec::as_slice);
+        if schemes.is_empty() {
+            return Ok(Proof::anonymous());
+        }
+        let attempt = Attempt { head, peer, throttle: &self.inner.throttle };
+        if head.headers.contains_key(http_header::AUTHORIZATION) && attempt.is_locked() {
+            return Err(refused(Refusal::TooManyLogins));
+        }
+        for scheme in schemes {
+            match scheme.examine(&attempt).await {
+                Verdict::Absent => {}
+                Verdict::Proved(principal, header) => return Ok(Proof { principal, header }),
+                Verdict::Continue(challenge) => {
+                    return Err(Denial { refusal: Refusal::Unauthenticated, challenges: vec![challenge] });
+                }
+                Verdict::Wrong(user) => {
+                    self.note_failure(directory, peer, user.as_ref());
+                    break;
+                }
+                Verdict::Locked => return Err(refused(Refusal::TooManyLogins)),
+                Verdict::Unavailable => return Err(refused(Refusal::Unavailable)),
+            }
+        }
+        Err(offer(schemes, peer))
+    }
+
+    fn note_failure(&self, directory: &Directory, peer: &Peer, user: Option<&Principal>) {
+        let directory = directory.url_path.as_str();
+        match user {
+            Some(user) => tracing::info!(?directory, user = ?user.as_str(), "a login failed"),
+            // Nobody's name may be somebody's password.
+            None => tracing::info!(?directory, "a login of an unknown user failed"),
+        }
+        if self.inner.throttle.failed(peer.address) {
+            tracing::warn!(address = %peer.address, "too many logins failed: the address is refused for a minute");
+        }
+    }
+}
+
+impl fmt::Debug for Authentication {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Authentication").finish_non_exhaustive()
+    }
+}
+
+impl Scheme {
+    async fn examine(&self, attempt: &Attempt<'_>) -> Verdict {
+        match self {
+            Self::Basic(basic) => basic.examine(attempt).await,
+        }
+    }
+
+    /// What it offers to a caller who is not known; none where the caller can do nothing about it.
+    fn challenge(&self, peer: &Peer) -> Option<HeaderValue> {
+        match self {
+            Self::Basic(_) => Basic::challenge(peer),
+        }
+    }
+}
+
+fn schemes<'a>(
+    directory: &'a DirectoryConfig,
+    files: &mut HashMap<&'a Path, Arc<Users>>,
+) -> Result<Vec<Scheme>, String> {
+    let mut schemes = Vec::new();
+    for scheme in &directory.authentication {
+        schemes.push(match (scheme, &directory.htpasswd) {
+            (AuthScheme::Basic, Some(path)) => {
+                let users = match files.get(path.as_path()) {
+                    Some(users) => users.clone(),
+                    None => Arc::new(Users::open(path)?),
+                };
+                files.insert(path, users.clone());
+                Scheme::Basic(Basic::new(users))
+            }
+            (AuthScheme::Basic, None) => return Err("directories.htpasswd: is missing".to_owned()),
+        });
+    }
+    Ok(schemes)
+}
+
+fn refused(refusal: Refusal) -> Denial {
+    Denial { refusal, challenges: Vec::new() }
+}
+
+/// All schemes at once; 403 where none of them can be asked for by a challenge.
+fn offer(schemes: &[Scheme], peer: &Peer) -> Denial {
+    let challenges: Vec<_> = schemes.iter().filter_map(|scheme| scheme.challenge(peer)).collect();
+    let refusal = if challenges.is_empty() { Refusal::AccessDenied } else { Refusal::Unauthenticated };
+    Denial { refusal, challenges }
+}
