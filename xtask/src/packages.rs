@@ -19,6 +19,7 @@ pub(crate) const TESTS: &[Package] = &[
     Package { program: "faketime", name: "faketime", reason: "lets the server's clock jump" },
     Package { program: "unshare", name: "util-linux", reason: "namespaces for small and read-only file systems" },
     Package { program: "setpriv", name: "util-linux", reason: "servers that may do less than root" },
+    Package { program: "systemd-analyze", name: "systemd", reason: "says how exposed the service is" },
     Package { program: "mount", name: "mount", reason: "small and read-only file systems" },
     Package { program: "mkfs.ext4", name: "e2fsprogs", reason: "file systems that lose power" },
 ];
