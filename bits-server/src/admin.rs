@@ -1,4 +1,4 @@
-//! The admin listener: `/healthz` and `/readyz`.
+//! The admin listener: `/healthz`, `/readyz` and `/metrics`.
 
 use std::{convert::Infallible, time::Duration};
 
@@ -11,12 +11,17 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{net::TcpListener, sync::Semaphore};
 use tokio_util::sync::CancellationToken;
 
-use crate::serve::{Phase, Stopping};
+use crate::{
+    metrics,
+    serve::{Phase, Stopping},
+};
 
 /// Connections at once; probes need few.
 const CONNECTIONS: usize = 64;
 /// How long a store may take to answer a probe.
 const CHECK_TIME: Duration = Duration::from_secs(5);
+/// The type of what Prometheus reads.
+const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
 /// The longest that one connection is kept.
 const CONNECTION_TIME: Duration = Duration::from_secs(60);
 
@@ -59,7 +64,8 @@ async fn answer(
     Ok(match request.uri().path() {
         "/healthz" => text(StatusCode::OK, "ok\n"),
         "/readyz" => ready(engine, stopping).await,
-        _ => text(StatusCode::NOT_FOUND, "there are /healthz and /readyz\n"),
+        "/metrics" => counts(),
+        _ => text(StatusCode::NOT_FOUND, "there are /healthz, /readyz and /metrics\n"),
     })
 }
 
@@ -74,6 +80,17 @@ async fn ready(engine: &Engine, stopping: &Stopping) -> Response<Full<Bytes>> {
             text(StatusCode::SERVICE_UNAVAILABLE, lines)
         }
         Err(_) => text(StatusCode::SERVICE_UNAVAILABLE, "a store did not answer within 5 s\n"),
+    }
+}
+
+fn counts() -> Response<Full<Bytes>> {
+    match metrics::render() {
+        Some(counted) => {
+            let mut response = text(StatusCode::OK, counted);
+            response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(PROMETHEUS));
+            response
+        }
+        None => text(StatusCode::NOT_FOUND, "nothing is counted by this server\n"),
     }
 }
 

@@ -14,6 +14,7 @@ use tracing_subscriber::{Layer, filter::Targets, layer::SubscriberExt, util::Sub
 
 use crate::{
     auth::{self, Authentication},
+    check,
     config::{Config, ConfigError, Overrides, process_environment},
     confine, sessions, start, stores,
 };
@@ -155,6 +156,9 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Some(Command::Check(args)) => {
             let config = load(&args, Overrides::default())?;
             Authentication::open(&config).map_err(Failure::Usage)?;
+            for warning in check::run(&config)? {
+                eprintln!("bits-server: warning: {warning}");
+            }
             print(&config.to_string())
         }
         Some(Command::Migrate(args)) => {

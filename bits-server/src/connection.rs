@@ -11,13 +11,12 @@ use http::{HeaderValue, Request, Response, header};
 use http_body_util::Full;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::TcpStream;
 
 use crate::{
     peer::Peer,
     serve::{Phase, Stopping},
     service::{self, Hangup, Service},
-    socket::{Activity, Socket},
+    socket::{Activity, Socket, Transport},
 };
 
 /// A connection that is idle for as long is taken from hyper.
@@ -32,7 +31,10 @@ const READ_BUFFER: usize = 128 * 1024;
 pub struct ConnectionLimits {
     /// Connections open at once; above, the answer is 503.
     pub connections: Option<u32>,
-    /// How long a request's head may take.
+    /// Connections open at once from one address, or one IPv6 network of 64 bits; above, the
+    /// answer is 503. Trusted proxies are not counted, but whom they name by the PROXY protocol is.
+    pub connections_per_address: Option<u32>,
+    /// How long a request's head may take, and before the first one PROXY header and TLS handshake.
     pub header_timeout: Duration,
     /// How long a connection may be silent between two requests.
     pub idle_timeout: Duration,
@@ -40,7 +42,7 @@ pub struct ConnectionLimits {
 
 /// Serves a connection until it ends, or until the server stops and its last request is answered.
 pub(crate) async fn serve(
-    stream: TcpStream,
+    stream: Transport,
     peer: Peer,
     service: Service,
     limits: ConnectionLimits,
@@ -52,14 +54,21 @@ pub(crate) async fn serve(
         let served = serve_busy(stream, read_ahead, &peer, &service, limits, &mut stopping).await?;
         let Some((idle, rest)) = served else { return Ok(()) };
         (stream, read_ahead) = (idle, rest);
-        if read_ahead.is_empty() && !wait_for_bytes(&stream, limits.idle_timeout, &mut stopping).await? {
-            return Ok(());
+        if !read_ahead.is_empty() {
+            continue;
+        }
+        match wait_for_bytes(&mut stream, limits.idle_timeout, &mut stopping).await? {
+            Some(came) => read_ahead = came,
+            None => {
+                stream.close().await;
+                return Ok(());
+            }
         }
     }
 }
 
 /// Answers one request that there is no room for, and closes.
-pub(crate) async fn refuse(stream: TcpStream, limits: ConnectionLimits) -> Result<(), ConnectionError> {
+pub(crate) async fn refuse(stream: Transport, limits: ConnectionLimits) -> Result<(), ConnectionError> {
     let refuse = service_fn(|request: Request<Incoming>| async {
         service::drop_body(request).await;
         let mut response = service::overloaded();
@@ -100,13 +109,13 @@ impl From<io::Error> for ConnectionError {
 
 /// Serves with hyper until the connection ends (none) or is idle (its socket and what was read).
 async fn serve_busy(
-    stream: TcpStream,
+    stream: Transport,
     read_ahead: Bytes,
     peer: &Peer,
     service: &Service,
     limits: ConnectionLimits,
     stopping: &mut Stopping,
-) -> Result<Option<(TcpStream, Bytes)>, ConnectionError> {
+) -> Result<Option<(Transport, Bytes)>, ConnectionError> {
     let activity = Arc::new(Activity::default());
     let answer = service_fn(|request| {
         let (activity, draining) = (activity.clone(), stopping.clone());
@@ -145,12 +154,12 @@ async fn serve_busy(
     Ok(Some((parts.io.into_inner().stream, rest)))
 }
 
-/// Waits for the next request's first byte; false when none comes.
-async fn wait_for_bytes(stream: &TcpStream, idle: Duration, stopping: &mut Stopping) -> io::Result<bool> {
+/// Waits for the next request's first byte, which may be read already; none when none comes.
+async fn wait_for_bytes(stream: &mut Transport, idle: Duration, stopping: &mut Stopping) -> io::Result<Option<Bytes>> {
     tokio::select! {
-        ready = stream.readable() => ready.map(|()| true),
-        () = tokio::time::sleep(idle) => Ok(false),
-        () = stopping.reached(Phase::Closing) => Ok(false),
+        came = stream.wait() => came,
+        () = tokio::time::sleep(idle) => Ok(None),
+        () = stopping.reached(Phase::Closing) => Ok(None),
     }
 }
 

@@ -4,19 +4,27 @@
 //! configuration ([`config`]), the backends that cargo features choose (`stores`) and the command
 //! line (`cli`); these need a store of each kind, the rest of the library none.
 
+mod addresses;
 mod admin;
 #[cfg(all(feature = "fs", feature = "sqlite"))]
 mod audit;
 mod auth;
+#[cfg(all(feature = "fs", feature = "sqlite"))]
+mod check;
 #[cfg(all(feature = "fs", feature = "sqlite"))]
 pub mod cli;
 pub mod config;
 #[cfg(all(feature = "fs", feature = "sqlite"))]
 pub mod confine;
 mod connection;
+mod forwarded;
+mod listener;
+mod metrics;
 mod peer;
 #[cfg(all(feature = "faults", feature = "fs", feature = "sqlite"))]
 mod probe;
+mod proxy_header;
+mod quiet;
 mod serve;
 mod service;
 #[cfg(all(feature = "fs", feature = "sqlite"))]
@@ -28,7 +36,12 @@ mod start;
 pub mod stores;
 #[cfg(all(feature = "fs", feature = "sqlite"))]
 mod sys;
+mod tls;
 
 pub use auth::Authentication;
 pub use connection::ConnectionLimits;
+pub use listener::UploadListener;
+pub use metrics::install as install_metrics;
+pub use proxy_header::{ProxyHeaderError, parse_proxy_header, read_proxy_header};
 pub use serve::{Listeners, ServeOptions, run};
+pub use tls::{ClientFiles, Tls, TlsError, TlsFiles};

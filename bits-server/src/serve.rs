@@ -1,29 +1,28 @@
 //! The server's face: listeners in, connections served until it is told to stop.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{io, time::Duration};
 
 use bits_engine::Engine;
-use tokio::{net::TcpListener, sync::Semaphore, sync::watch};
+use ipnet::IpNet;
+use tokio::{net::TcpListener, sync::watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     admin,
     auth::Authentication,
-    connection::{self, ConnectionLimits},
-    peer::Peer,
+    connection::ConnectionLimits,
+    forwarded::TrustedProxies,
+    listener::{self, Rooms, Shared, UploadListener},
     service::Service,
 };
-
-/// Connections that are told that there is no room; more are closed without a word.
-const REFUSED_AT_ONCE: usize = 256;
-/// After an accept that failed, such as for want of file descriptors.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// What the server listens on.
 #[derive(Debug)]
 pub struct Listeners {
     /// Listeners that take uploads.
-    pub uploads: Vec<TcpListener>,
+    pub uploads: Vec<UploadListener>,
+    /// Whose PROXY headers and `X-Forwarded-*` headers are believed.
+    pub trusted_proxies: Vec<IpNet>,
     /// The listener for health, if there is one.
     pub admin: Option<TcpListener>,
 }
@@ -92,13 +91,21 @@ pub async fn run(
     if let Some(listener) = listeners.admin {
         background.spawn(admin::serve(listener, engine.clone(), stopping.clone(), maintenance.clone()));
     }
-    let service = Service::new(engine.clone(), authentication.clone());
-    background.spawn(authentication.keep_fresh(maintenance.clone()));
-    let rooms = Rooms::new(options.connections.connections);
+    background.spawn(authentication.clone().keep_fresh(maintenance.clone()));
+    let proxies = TrustedProxies::new(&listeners.trusted_proxies);
+    let shared = Shared {
+        service: Service::new(engine.clone(), authentication, proxies.clone()),
+        limits: options.connections,
+        proxies,
+        rooms: Rooms::new(options.connections),
+        stopping,
+        connections: connections.clone(),
+    };
     for listener in listeners.uploads {
-        let accepting =
-            accept(listener, service.clone(), options, rooms.clone(), stopping.clone(), connections.clone());
-        background.spawn(accepting);
+        if let Some(tls) = listener.tls.clone() {
+            background.spawn(tls.keep_fresh(maintenance.clone()));
+        }
+        background.spawn(listener::accept(listener, shared.clone()));
     }
 
     shutdown.cancelled().await;
@@ -116,61 +123,4 @@ pub async fn run(
     background.close();
     background.wait().await;
     Ok(())
-}
-
-/// Room for connections.
-#[derive(Clone, Debug)]
-struct Rooms {
-    open: Arc<Semaphore>,
-    refused: Arc<Semaphore>,
-}
-
-impl Rooms {
-    fn new(limit: Option<u32>) -> Self {
-        let limit = limit.map_or(Semaphore::MAX_PERMITS, |limit| limit as usize);
-        Self { open: Arc::new(Semaphore::new(limit)), refused: Arc::new(Semaphore::new(REFUSED_AT_ONCE)) }
-    }
-}
-
-async fn accept(
-    listener: TcpListener,
-    service: Service,
-    options: ServeOptions,
-    rooms: Rooms,
-    mut stopping: Stopping,
-    connections: TaskTracker,
-) {
-    loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            () = stopping.reached(Phase::Closing) => return,
-        };
-        let (stream, socket) = match accepted {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                tracing::warn!(%error, "a connection could not be accepted");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-                continue;
-            }
-        };
-        let _ = stream.set_nodelay(true);
-        let limits = options.connections;
-        let peer = Peer::plain(socket);
-        let address = peer.address;
-        if let Ok(room) = rooms.open.clone().try_acquire_owned() {
-            let (service, stopping) = (service.clone(), stopping.clone());
-            connections.spawn(async move {
-                if let Err(error) = connection::serve(stream, peer, service, limits, stopping).await {
-                    tracing::debug!(%address, %error, "a connection ended early");
-                }
-                drop(room);
-            });
-        } else if let Ok(room) = rooms.refused.clone().try_acquire_owned() {
-            tracing::info!(%address, "a connection was refused: limits.connections are open");
-            connections.spawn(async move {
-                let _ = connection::refuse(stream, limits).await;
-                drop(room);
-            });
-        }
-    }
 }

@@ -16,6 +16,7 @@ use tracing::Instrument;
 
 use crate::{
     auth::{Authentication, Denial, Proof},
+    forwarded::TrustedProxies,
     peer::Peer,
 };
 
@@ -24,16 +25,18 @@ use crate::{
 pub(crate) struct Service {
     engine: Engine,
     authentication: Authentication,
+    proxies: TrustedProxies,
     numbers: Arc<AtomicU64>,
 }
 
 impl Service {
-    pub(crate) fn new(engine: Engine, authentication: Authentication) -> Self {
-        Self { engine, authentication, numbers: Arc::default() }
+    pub(crate) fn new(engine: Engine, authentication: Authentication, proxies: TrustedProxies) -> Self {
+        Self { engine, authentication, proxies, numbers: Arc::default() }
     }
 
     pub(crate) async fn answer(&self, request: Request<Incoming>, peer: Peer) -> Result<Response<Full<Bytes>>, Hangup> {
         let (head, body) = request.into_parts();
+        let peer = self.proxies.of_request(peer, &head.headers);
         if Form::of(&head).is_none() {
             return Ok(no_packet(&head.method));
         }

@@ -13,10 +13,14 @@ use std::{
 
 use bytes::Bytes;
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
     net::TcpStream,
     sync::Notify,
 };
+use tokio_rustls::server::TlsStream;
+
+/// How long a client may take to hear that its connection ends.
+const GOODBYE_TIME: Duration = Duration::from_secs(1);
 
 /// What is going on on a connection.
 #[derive(Debug, Default)]
@@ -67,17 +71,97 @@ impl Activity {
     }
 }
 
-/// A TCP connection as hyper reads and writes it.
+/// The bytes of a connection, in the clear or within TLS.
+#[derive(Debug)]
+pub(crate) enum Transport {
+    Plain(TcpStream),
+    /// Boxed, since an idle connection is little else.
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+impl Transport {
+    /// Waits until something comes; returns what had to be read to know, or none at the end.
+    pub(crate) async fn wait(&mut self) -> io::Result<Option<Bytes>> {
+        match self {
+            Self::Plain(stream) => stream.readable().await.map(|()| Some(Bytes::new())),
+            // A record need not hold any of the client's bytes.
+            Self::Tls(stream) => {
+                let mut first = [0];
+                let read = stream.read(&mut first).await?;
+                Ok((read > 0).then(|| Bytes::copy_from_slice(&first)))
+            }
+        }
+    }
+
+    /// Ends an idle connection such that the client knows that nothing was cut off.
+    pub(crate) async fn close(mut self) {
+        if let Self::Tls(stream) = &mut self {
+            let _ = tokio::time::timeout(GOODBYE_TIME, stream.shutdown()).await;
+        }
+    }
+}
+
+impl AsyncRead for Transport {
+    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_read(context, buffer),
+            Self::Tls(stream) => Pin::new(stream).poll_read(context, buffer),
+        }
+    }
+}
+
+impl AsyncWrite for Transport {
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_write(context, bytes),
+            Self::Tls(stream) => Pin::new(stream).poll_write(context, bytes),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_flush(context),
+            Self::Tls(stream) => Pin::new(stream).poll_flush(context),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_shutdown(context),
+            Self::Tls(stream) => Pin::new(stream).poll_shutdown(context),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match self {
+            Self::Plain(stream) => stream.is_write_vectored(),
+            Self::Tls(stream) => stream.is_write_vectored(),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_write_vectored(context, slices),
+            Self::Tls(stream) => Pin::new(stream).poll_write_vectored(context, slices),
+        }
+    }
+}
+
+/// A connection as hyper reads and writes it.
 #[derive(Debug)]
 pub(crate) struct Socket {
-    pub(crate) stream: TcpStream,
+    pub(crate) stream: Transport,
     /// Bytes that were read before and not used.
     read_ahead: Bytes,
     activity: Arc<Activity>,
 }
 
 impl Socket {
-    pub(crate) fn new(stream: TcpStream, read_ahead: Bytes, activity: Arc<Activity>) -> Self {
+    pub(crate) fn new(stream: Transport, read_ahead: Bytes, activity: Arc<Activity>) -> Self {
         Self { stream, read_ahead, activity }
     }
 }

@@ -1,6 +1,6 @@
 //! From a configuration to a running server: addresses, the data folder's lock, stores, signals.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use bits_engine::{Directories, Engine, Limits};
 use tokio::{
@@ -13,10 +13,13 @@ use crate::{
     audit,
     auth::Authentication,
     cli::Failure,
-    config::{Config, Source},
+    config::{ClientCertificate, Config, ListenerConfig, Source},
     connection::ConnectionLimits,
+    listener::UploadListener,
+    metrics,
     serve::{self, Listeners, ServeOptions},
     stores, sys,
+    tls::{ClientFiles, Tls, TlsFiles},
 };
 
 /// The longest that load balancers get to notice a stopping server.
@@ -28,6 +31,7 @@ const CLEANUP_INTERVAL: Duration = Duration::from_secs(12 * 60 * 60);
 pub(crate) async fn serve(config: Config) -> Result<(), Failure> {
     sys::raise_file_limit();
     let authentication = Authentication::open(&config).map_err(Failure::Usage)?;
+    metrics::install();
     let mut signals = Signals::new()?;
     let listeners = bind(&config).await?;
     let addresses = addresses(&listeners.uploads);
@@ -85,13 +89,41 @@ impl Signals {
 async fn bind(config: &Config) -> Result<Listeners, Failure> {
     let mut uploads = Vec::new();
     for address in &config.listen {
-        uploads.push(bind_one(*address, "listen").await?);
+        uploads.push(bind_one(*address, "listen").await?.into());
+    }
+    for listener in &config.listeners {
+        uploads.push(upload_listener(listener).await?);
     }
     let admin = match config.admin.listen {
         Some(address) => Some(bind_one(address, "admin.listen").await?),
         None => None,
     };
-    Ok(Listeners { uploads, admin })
+    Ok(Listeners { uploads, trusted_proxies: config.trusted_proxies.clone(), admin })
+}
+
+async fn upload_listener(config: &ListenerConfig) -> Result<UploadListener, Failure> {
+    let tls = open_tls(config)?.map(|(tls, warnings)| {
+        warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+        Arc::new(tls)
+    });
+    Ok(UploadListener {
+        tls,
+        proxy_protocol: config.proxy_protocol,
+        plain_passwords: config.allow_plain_basic,
+        socket: bind_one(config.address, "listeners.address").await?,
+    })
+}
+
+/// The listener's TLS with what is odd about its files; none where it is plain.
+pub(crate) fn open_tls(config: &ListenerConfig) -> Result<Option<(Tls, Vec<String>)>, Failure> {
+    let (Some(certificate), Some(key)) = (&config.certificate, &config.key) else { return Ok(None) };
+    let clients = config.client_ca.as_ref().map(|ca| ClientFiles {
+        ca: ca.clone(),
+        crl: config.client_crl.clone(),
+        required: config.client_certificate == ClientCertificate::Required,
+    });
+    let opened = Tls::open(TlsFiles { certificate: certificate.clone(), key: key.clone(), clients });
+    opened.map(Some).map_err(|error| Failure::Usage(format!("listeners: {}: {error}", config.address)))
 }
 
 async fn bind_one(address: SocketAddr, key: &str) -> Result<TcpListener, Failure> {
@@ -105,8 +137,9 @@ async fn bind_one(address: SocketAddr, key: &str) -> Result<TcpListener, Failure
     })
 }
 
-fn addresses(listeners: &[TcpListener]) -> Vec<SocketAddr> {
-    listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect()
+fn addresses(listeners: &[UploadListener]) -> Vec<(&'static str, SocketAddr)> {
+    let scheme = |listener: &UploadListener| if listener.tls.is_some() { "https" } else { "http" };
+    listeners.iter().filter_map(|one| Some((scheme(one), one.socket.local_addr().ok()?))).collect()
 }
 
 fn engine(config: &Config, stores: &stores::Stores) -> Result<Engine, Failure> {
@@ -124,6 +157,7 @@ fn options(config: &Config) -> ServeOptions {
     ServeOptions {
         connections: ConnectionLimits {
             connections: config.limits.connections,
+            connections_per_address: config.limits.connections_per_address,
             header_timeout: config.limits.header_timeout,
             idle_timeout: config.limits.idle_timeout,
         },
@@ -139,15 +173,15 @@ fn options(config: &Config) -> ServeOptions {
 }
 
 /// Says where the server listens; a newcomer without a configuration also learns what to type.
-fn greet(config: &Config, addresses: &[SocketAddr], admin: Option<&TcpListener>) {
-    for address in addresses {
-        tracing::info!(%address, "listening for uploads");
+fn greet(config: &Config, addresses: &[(&str, SocketAddr)], admin: Option<&TcpListener>) {
+    for (scheme, address) in addresses {
+        tracing::info!(%address, scheme, "listening for uploads");
     }
     if let Some(address) = admin.and_then(|admin| admin.local_addr().ok()) {
-        tracing::info!(%address, "listening for /healthz and /readyz");
+        tracing::info!(%address, "listening for /healthz, /readyz and /metrics");
     }
     if config.source == Source::Defaults
-        && let Some(address) = addresses.first()
+        && let Some((_, address)) = addresses.first()
     {
         println!(
             "Uploads to http://{address}/upload/ are kept in {data}/files/upload. Try, from another terminal:\n\

@@ -1,7 +1,7 @@
 //! Declares keys: once, with name, type, default and a sentence. Reading, `check` and
 //! documentation all follow the declaration.
 
-use super::{Admin, DirectoryConfig, Limits, Root, StateConfig, StorageConfig};
+use super::{Admin, DirectoryConfig, Limits, ListenerConfig, Root, StateConfig, StorageConfig};
 
 /// A key of the configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,14 +29,21 @@ impl Key {
     /// The environment variable that sets it, if it is not in a repeated table.
     pub fn variable(&self) -> Option<String> {
         let path = self.path().to_ascii_uppercase().replace('.', "__");
-        (self.table != DirectoryConfig::TABLE).then(|| format!("BITS__{path}"))
+        (!REPEATED.contains(&self.table)).then(|| format!("BITS__{path}"))
     }
 }
 
 /// All keys, in the order in which they are documented.
 pub fn keys() -> impl Iterator<Item = &'static Key> {
-    let sections =
-        [Root::KEYS, Admin::KEYS, StateConfig::KEYS, StorageConfig::KEYS, Limits::KEYS, DirectoryConfig::KEYS];
+    let sections = [
+        Root::KEYS,
+        ListenerConfig::KEYS,
+        Admin::KEYS,
+        StateConfig::KEYS,
+        StorageConfig::KEYS,
+        Limits::KEYS,
+        DirectoryConfig::KEYS,
+    ];
     sections.into_iter().flatten()
 }
 
@@ -145,5 +152,14 @@ pub(super) fn unknown_variable(name: &str) -> String {
 }
 
 /// The tables below the top.
-pub(super) const TABLES: [&str; 5] =
-    [Admin::TABLE, StateConfig::TABLE, StorageConfig::TABLE, Limits::TABLE, DirectoryConfig::TABLE];
+pub(super) const TABLES: [&str; 6] = [
+    Admin::TABLE,
+    StateConfig::TABLE,
+    StorageConfig::TABLE,
+    Limits::TABLE,
+    ListenerConfig::TABLE,
+    DirectoryConfig::TABLE,
+];
+
+/// The tables that may stand more than once.
+pub(super) const REPEATED: [&str; 2] = [ListenerConfig::TABLE, DirectoryConfig::TABLE];

@@ -8,17 +8,17 @@ use toml::Spanned;
 use toml::de::{DeArray, DeTable, DeValue};
 
 use super::error::{Location, Problems};
-use super::keys::{self, Section, TABLES, dotted, unknown_key, unknown_variable};
+use super::keys::{self, REPEATED, Section, TABLES, dotted, unknown_key, unknown_variable};
 use super::setting::{Raw, Setting};
 use super::{DirectoryConfig, Overrides, secret};
 
 /// The raw values of all tables.
 #[derive(Debug)]
 pub(super) struct Layers {
-    /// All but `[[directories]]`, by name; the top under the empty one.
+    /// All but repeated ones, by name; the top under the empty one.
     tables: BTreeMap<&'static str, Table>,
-    /// One for each `[[directories]]`; none where the file has no such key.
-    pub(super) directories: Option<Vec<Table>>,
+    /// Repeated ones by name, where the file has them: one for each `[[...]]`.
+    repeated: BTreeMap<&'static str, Vec<Table>>,
     /// Where relative paths start: the folder of the file.
     base: PathBuf,
 }
@@ -54,9 +54,9 @@ impl Value {
 impl Layers {
     /// Nothing but defaults.
     pub(super) fn empty() -> Self {
-        let tables = TABLES.into_iter().filter(|name| *name != DirectoryConfig::TABLE).chain([""]);
+        let tables = TABLES.into_iter().filter(|name| !REPEATED.contains(name)).chain([""]);
         let tables = tables.map(|name| (name, Table::new(name, Location::Default))).collect();
-        Self { tables, directories: None, base: PathBuf::new() }
+        Self { tables, repeated: BTreeMap::new(), base: PathBuf::new() }
     }
 
     /// Puts the file at the bottom. Text that is no TOML is reported and nothing of it used.
@@ -96,13 +96,18 @@ impl Layers {
 
     /// The files that secrets were read from.
     pub(super) fn secret_files(&self) -> Vec<PathBuf> {
-        let tables = self.tables.values().chain(self.directories.iter().flatten());
+        let tables = self.tables.values().chain(self.repeated.values().flatten());
         tables.flat_map(|table| table.values.values()).filter_map(|value| value.file.clone()).collect()
     }
 
     /// The table that `T` is read from, which is any but a repeated one.
     pub(super) fn table<T: Section>(&self) -> &Table {
         &self.tables[T::TABLE]
+    }
+
+    /// The tables that `T` is read from, which is a repeated one; none where the file has no such key.
+    pub(super) fn repeated<T: Section>(&self) -> Option<&[Table]> {
+        self.repeated.get(T::TABLE).map(Vec::as_slice)
     }
 
     fn top_mut(&mut self) -> &mut Table {
@@ -112,8 +117,9 @@ impl Layers {
     fn add_top(&mut self, file: &File<'_>, key: &Key<'_>, value: &Spanned<DeValue<'_>>, problems: &mut Problems) {
         let name = key.get_ref().as_ref();
         let location = file.location(key);
-        if name == DirectoryConfig::TABLE {
-            self.directories = file.directories(&location, value.get_ref(), problems);
+        if let Some(repeated) = REPEATED.into_iter().find(|repeated| *repeated == name) {
+            let tables = file.repeated(repeated, &location, value.get_ref(), problems);
+            self.repeated.extend(tables.map(|tables| (repeated, tables)));
         } else if let Some(table) = self.tables.get_mut(name).filter(|_| !name.is_empty()) {
             table.location = location;
             table.add(file, value.get_ref(), problems);
@@ -123,7 +129,8 @@ impl Layers {
     }
 
     fn add_variable(&mut self, name: &str, text: String) -> Result<(), String> {
-        if ["BITS__DIRECTORIES", "BITS__LISTENERS"].iter().any(|repeated| name.starts_with(repeated)) {
+        let lower = name["BITS__".len()..].to_ascii_lowercase();
+        if REPEATED.iter().any(|repeated| lower.starts_with(repeated)) {
             return Err(FILE_ONLY.to_owned());
         }
         if name.starts_with("BITS__STORAGE__OPTIONS__") {
@@ -217,26 +224,28 @@ impl<'a> File<'a> {
         self.path.parent().unwrap_or(Path::new(""))
     }
 
-    fn directories(&self, location: &Location, value: &DeValue<'_>, problems: &mut Problems) -> Option<Vec<Table>> {
+    fn repeated(
+        &self,
+        name: &'static str,
+        location: &Location,
+        value: &DeValue<'_>,
+        problems: &mut Problems,
+    ) -> Option<Vec<Table>> {
         match value {
-            DeValue::Array(items) if !items.is_empty() => {
-                return Some(items.iter().map(|item| self.directory(item, problems)).collect());
+            // `check` shows that there are none so.
+            DeValue::Array(items) if !items.is_empty() || name != DirectoryConfig::TABLE => {
+                return Some(items.iter().map(|item| self.one_of(name, item, problems)).collect());
             }
             DeValue::Array(_) => {
-                problems.add(location, DirectoryConfig::TABLE, "is empty; write at least one [[directories]]")
+                problems.add(location, name, format!("is empty; write at least one {}", header(name)));
             }
-            _ => problems.add(
-                location,
-                DirectoryConfig::TABLE,
-                raw(value).not(&format!("a table {}", header(DirectoryConfig::TABLE))),
-            ),
+            _ => problems.add(location, name, raw(value).not(&format!("a table {}", header(name)))),
         }
         None
     }
 
-    fn directory(&self, item: &Spanned<DeValue<'_>>, problems: &mut Problems) -> Table {
-        let mut table =
-            Table::new(DirectoryConfig::TABLE, Location::Line(self.path.to_owned(), self.line(item.span().start)));
+    fn one_of(&self, name: &'static str, item: &Spanned<DeValue<'_>>, problems: &mut Problems) -> Table {
+        let mut table = Table::new(name, Location::Line(self.path.to_owned(), self.line(item.span().start)));
         table.add(self, item.get_ref(), problems);
         table
     }
@@ -251,7 +260,7 @@ impl<'a> File<'a> {
 }
 
 fn header(table: &str) -> String {
-    if table == DirectoryConfig::TABLE { format!("[[{table}]]") } else { format!("[{table}]") }
+    if REPEATED.contains(&table) { format!("[[{table}]]") } else { format!("[{table}]") }
 }
 
 fn raw(value: &DeValue<'_>) -> Raw {

@@ -10,8 +10,8 @@ use super::error::{Location, Problems};
 use super::keys::Section;
 use super::layers::{Layers, Table};
 use super::{
-    Admin, Config, ConfigError, DirectoryConfig, Limits, Root, Size, Source, StateConfig, StateUrl, StorageConfig,
-    StorageUrl,
+    Admin, Config, ConfigError, DirectoryConfig, Limits, ListenerConfig, Root, Size, Source, StateConfig, StateUrl,
+    StorageConfig, StorageUrl, listeners,
 };
 
 /// Clients send no smaller fragments (section 2.2.6, note 10), so that a lower limit would refuse them for good.
@@ -72,6 +72,7 @@ fn resolve(layers: &Layers, path: Option<&Path>, data_dir: Option<PathBuf>, prob
     let root = Root::read(layers.table::<Root>(), problems);
     let admin = Admin::read(layers.table::<Admin>(), problems);
     check_listen(&root.listen, &admin, layers, problems);
+    let listeners = listeners::read(layers, base, &root, &admin, problems);
     let data_dir = data_dir.unwrap_or_else(|| base.join(root.data_dir));
     Config {
         listen: root.listen,
@@ -80,6 +81,8 @@ fn resolve(layers: &Layers, path: Option<&Path>, data_dir: Option<PathBuf>, prob
         data_dir,
         shutdown_grace: root.shutdown_grace,
         confine: root.confine,
+        trusted_proxies: root.trusted_proxies,
+        listeners,
         admin,
         limits: Limits::read(layers.table::<Limits>(), problems),
         directories: directories(layers, base, problems),
@@ -102,7 +105,7 @@ fn storage(mut storage: StorageConfig, base: &Path, data_dir: &Path) -> StorageC
 
 fn check_listen(listen: &[SocketAddr], admin: &Admin, layers: &Layers, problems: &mut Problems) {
     let location = layers.table::<Root>().location("listen");
-    if listen.is_empty() {
+    if listen.is_empty() && layers.repeated::<ListenerConfig>().is_none_or(<[_]>::is_empty) {
         problems.add(location, "listen", "is empty; write at least one address, such as \"127.0.0.1:8080\"");
     }
     // Port 0 is another port each time.
@@ -124,7 +127,7 @@ fn check_listen(listen: &[SocketAddr], admin: &Admin, layers: &Layers, problems:
 
 fn directories(layers: &Layers, base: &Path, problems: &mut Problems) -> Vec<DirectoryConfig> {
     let default = [Table::new(DirectoryConfig::TABLE, Location::Default)];
-    let tables = layers.directories.as_deref().unwrap_or(&default);
+    let tables = layers.repeated::<DirectoryConfig>().unwrap_or(&default);
     let directories: Vec<_> = tables.iter().map(|table| directory(table, base, problems)).collect();
     check_unique(tables, &directories, problems);
     access::check_personal(tables, &directories, problems);

@@ -7,6 +7,7 @@ mod access;
 mod error;
 mod keys;
 mod layers;
+mod listeners;
 mod load;
 mod secret;
 mod setting;
@@ -21,13 +22,14 @@ use std::time::Duration;
 
 use bits_core::{Access, Directory, PublishAt, StorageKey, StoreAs, UserPattern};
 use http::StatusCode;
+use ipnet::IpNet;
 
 pub use access::AuthScheme;
 pub use error::{ConfigError, Location, Problem};
 pub use keys::{Key, keys};
 pub use load::{Overrides, process_environment};
 pub use secret::Secret;
-pub use setting::{HostName, StateUrl, StorageUrl, Sync, UrlPath};
+pub use setting::{ClientCertificate, HostName, StateUrl, StorageUrl, Sync, UrlPath};
 pub use units::{Mode, Size, parse_duration};
 
 use keys::section;
@@ -36,7 +38,7 @@ use setting::NoOptions;
 /// What the server runs with. [`Config::load`] makes it; its `Display` is valid TOML without secrets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// Addresses that take uploads, at least one.
+    /// Addresses that take uploads; at least one, or one of `listeners`.
     pub listen: Vec<SocketAddr>,
     /// The root of the embedded defaults.
     pub data_dir: PathBuf,
@@ -44,6 +46,10 @@ pub struct Config {
     pub shutdown_grace: Duration,
     /// Whether the kernel is asked to keep the process to the paths named here.
     pub confine: bool,
+    /// Addresses and networks whose forwarded headers, user header and PROXY protocol are believed.
+    pub trusted_proxies: Vec<IpNet>,
+    /// More addresses that take uploads.
+    pub listeners: Vec<ListenerConfig>,
     /// The admin listener.
     pub admin: Admin,
     /// Where sessions are kept.
@@ -81,15 +87,37 @@ section! {
         shutdown_grace: Duration = "30s";
         /// Whether the kernel keeps the process to the paths named here, where it can (Linux, Landlock).
         confine: bool = "true";
+        /// Addresses and networks whose forwarded headers, user header and PROXY protocol are believed.
+        trusted_proxies: Vec<IpNet> = "";
     }
     later {
         /// Scheme and host that clients see, where a proxy changes them.
         public_url: String = "";
-        /// Addresses whose forwarded headers, user header and PROXY protocol are believed.
-        trusted_proxies: Vec<String> = "";
-        /// More listeners, where one needs TLS or its own rules.
-        listeners: Vec<String> = "";
     }
+}
+
+section! {
+    /// `[[listeners]]`: one more address that takes uploads, with TLS or rules of its own.
+    pub struct ListenerConfig in "listeners";
+    now {
+        /// Where it listens.
+        address: SocketAddr = "0.0.0.0:443";
+        /// The certificate and those that lead from it to a known one, in PEM; empty is plain HTTP/1.1. Reread when it changes.
+        certificate: Option<PathBuf> = "tls/cert.pem";
+        /// The certificate's private key in PEM. Reread when it changes.
+        key: Option<PathBuf> = "tls/key.pem";
+        /// Authorities whose certificates clients may show. Reread when it changes.
+        client_ca: Option<PathBuf> = "";
+        /// What these authorities have revoked. Reread when it changes.
+        client_crl: Option<PathBuf> = "";
+        /// Whether clients are asked for a certificate: `none`, `optional` or `required`.
+        client_certificate: ClientCertificate = "none";
+        /// Whether every connection starts with a PROXY protocol header, of a trusted proxy only.
+        proxy_protocol: bool = "false";
+        /// Whether passwords are taken though anybody on the way can read them.
+        allow_plain_basic: bool = "false";
+    }
+    later {}
 }
 
 section! {
@@ -137,6 +165,8 @@ section! {
     now {
         /// Connections open at once; above, the answer is 503.
         connections: Option<u32> = "10000";
+        /// Connections open at once from one address or IPv6 network of 64 bits; above, the answer is 503.
+        connections_per_address: Option<u32> = "unlimited";
         /// How long a request's head may take.
         header_timeout: Duration = "30s";
         /// How long a body may send no byte before its connection is closed, the bytes kept.
@@ -145,8 +175,6 @@ section! {
         failed_logins_per_minute: Option<u32> = "30";
     }
     later {
-        /// Connections open at once from one address.
-        connections_per_address: Option<u32> = "unlimited";
         /// Bytes per second below which a body is cut off after 30 s.
         minimum_rate: Option<Size> = "unlimited";
         /// Bytes per second of all uploads together.

@@ -1,11 +1,12 @@
 //! The types that a key can have: how each is read from a file or the environment, and shown.
 
-use std::net::{Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bits_core::{InvalidPath, PublishAt, StorageKey, StoreAs};
 use http::StatusCode;
+use ipnet::IpNet;
 
 use super::units::{Mode, Size, check_size, parse_duration, parse_mode, parse_size, show_mode, show_size, show_time};
 
@@ -88,6 +89,17 @@ pub enum Sync {
     Checkpoint,
     /// Before the ack of every fragment.
     Fragment,
+}
+
+/// Whether clients are asked for a certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClientCertificate {
+    /// They are not.
+    None,
+    /// They are asked, and may have none.
+    Optional,
+    /// Without one there is no connection.
+    Required,
 }
 
 /// The path that a directory answers for: `/`, or names that each follow a slash.
@@ -320,6 +332,35 @@ impl Setting for Sync {
             Self::Checkpoint => "checkpoint",
             Self::Fragment => "fragment",
         })
+    }
+}
+
+impl Setting for ClientCertificate {
+    fn read(raw: &Raw) -> Result<Self, String> {
+        one_of(raw, &[("none", Self::None), ("optional", Self::Optional), ("required", Self::Required)])
+    }
+
+    fn show(&self) -> String {
+        quoted(match self {
+            Self::None => "none",
+            Self::Optional => "optional",
+            Self::Required => "required",
+        })
+    }
+}
+
+impl Setting for IpNet {
+    fn read(raw: &Raw) -> Result<Self, String> {
+        let text = raw.text("an address in quotes, such as \"192.0.2.1\"")?;
+        let address = text.parse::<IpAddr>().map(|address| Self::from(address.to_canonical()));
+        address.or_else(|_| text.parse()).map_err(|_| {
+            format!("{text:?} is no address; write one or a network, such as \"192.0.2.1\" or \"2001:db8::/32\"")
+        })
+    }
+
+    fn show(&self) -> String {
+        let single = self.prefix_len() == self.max_prefix_len();
+        quoted(&if single { self.addr().to_string() } else { self.to_string() })
     }
 }
 

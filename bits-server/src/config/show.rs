@@ -17,6 +17,7 @@ impl fmt::Display for Config {
         section(f, "[state]", &self.state)?;
         section(f, "[storage]", &self.storage)?;
         section(f, "[limits]", &self.limits)?;
+        self.listeners.iter().try_for_each(|listener| section(f, "[[listeners]]", listener))?;
         self.directories.iter().try_for_each(|directory| section(f, "[[directories]]", directory))
     }
 }
@@ -28,6 +29,7 @@ impl Config {
             data_dir: self.data_dir.clone(),
             shutdown_grace: self.shutdown_grace,
             confine: self.confine,
+            trusted_proxies: self.trusted_proxies.clone(),
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use crate::config::{Config, Source, StateUrl, StorageUrl};
+use crate::config::{Config, ListenerConfig, Source, StateUrl, StorageUrl};
 
 /// Read whatever the configuration says: limits of processors, the boot and the machine that
 /// data was synced on, certificate authorities, and whatever name lookups load or ask.
@@ -61,6 +61,7 @@ impl Allowed {
         }
         config.secret_files.iter().for_each(|file| allowed.read_file(file));
         config.directories.iter().filter_map(|one| one.htpasswd.as_ref()).for_each(|file| allowed.read_file(file));
+        config.listeners.iter().flat_map(ListenerConfig::files).for_each(|file| allowed.read_file(file));
         allowed
     }
 
@@ -165,6 +166,16 @@ mod tests {
         }
         for path in ["", "datastore", "state/x", "data/../state/x", "data/new/../../state/x", "/", "/root/.ssh/id"] {
             assert!(!covers(path, Access::Read) && !covers(path, Access::Write), "{path}");
+        }
+    }
+
+    #[test]
+    fn the_files_of_listeners_are_read() {
+        let listener = "[[listeners]]\ncertificate = \"../storage/c\"\nkey = \"../secrets/k\"\nclient_ca = \"../state/a\"\nclient_certificate = \"required\"\n";
+        let (folder, allowed) = allowed(listener);
+        for path in ["storage/new", "secrets/new", "state/new"] {
+            let path = folder.path().join(path);
+            assert!(allowed.covers(&path, Access::Read) && !allowed.covers(&path, Access::Write), "{path:?}");
         }
     }
 

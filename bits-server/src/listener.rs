@@ -1,0 +1,229 @@
+//! A listener: takes connections while there is room, and opens them: PROXY header, TLS.
+
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{OwnedSemaphorePermit, Semaphore},
+};
+use tokio_util::task::TaskTracker;
+
+use crate::{
+    addresses::Addresses,
+    connection::{self, ConnectionLimits},
+    forwarded::TrustedProxies,
+    metrics::{self, Lasting, RefusedConnection},
+    peer::Peer,
+    proxy_header::{ProxyHeaderError, read_proxy_header},
+    quiet::Quiet,
+    serve::{Phase, Stopping},
+    service::Service,
+    socket::Transport,
+    tls::Tls,
+};
+
+/// Connections that are told that there is no room; more are closed without a word.
+const REFUSED_AT_ONCE: usize = 256;
+/// After an accept that failed, such as for want of file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// A listener that takes uploads.
+#[derive(Debug)]
+pub struct UploadListener {
+    /// Where connections come from.
+    pub socket: TcpListener,
+    /// TLS; none is plain HTTP/1.1.
+    pub tls: Option<Arc<Tls>>,
+    /// Whether every connection starts with a PROXY header. Only trusted proxies are let in then.
+    pub proxy_protocol: bool,
+    /// Whether passwords are taken though anybody on the way can read them.
+    pub plain_passwords: bool,
+}
+
+impl From<TcpListener> for UploadListener {
+    /// Plain HTTP/1.1 from anybody.
+    fn from(socket: TcpListener) -> Self {
+        Self { socket, tls: None, proxy_protocol: false, plain_passwords: false }
+    }
+}
+
+/// What all listeners share. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct Shared {
+    pub(crate) service: Service,
+    pub(crate) limits: ConnectionLimits,
+    pub(crate) proxies: TrustedProxies,
+    pub(crate) rooms: Rooms,
+    pub(crate) stopping: Stopping,
+    pub(crate) connections: TaskTracker,
+}
+
+/// Room for connections.
+#[derive(Clone, Debug)]
+pub(crate) struct Rooms {
+    open: Arc<Semaphore>,
+    refused: Arc<Semaphore>,
+    addresses: Addresses,
+}
+
+impl Rooms {
+    pub(crate) fn new(limits: ConnectionLimits) -> Self {
+        let limit = limits.connections.map_or(Semaphore::MAX_PERMITS, |limit| limit as usize);
+        Self {
+            open: Arc::new(Semaphore::new(limit)),
+            refused: Arc::new(Semaphore::new(REFUSED_AT_ONCE)),
+            addresses: Addresses::new(limits.connections_per_address),
+        }
+    }
+}
+
+/// Takes connections until the server no longer does.
+pub(crate) async fn accept(listener: UploadListener, mut shared: Shared) {
+    let listener = Arc::new(listener);
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.socket.accept() => accepted,
+            () = shared.stopping.reached(Phase::Closing) => return,
+        };
+        match accepted {
+            Ok((stream, socket)) => admit(stream, socket, &listener, &shared),
+            Err(error) => {
+                tracing::warn!(%error, "a connection could not be accepted");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+fn admit(stream: TcpStream, socket: SocketAddr, listener: &Arc<UploadListener>, shared: &Shared) {
+    let _ = stream.set_nodelay(true);
+    if listener.proxy_protocol && !shared.proxies.contains(socket.ip()) {
+        return Refused::UntrustedProxy.note(&Peer::plain(socket));
+    }
+    let room = shared.rooms.open.clone().try_acquire_owned().ok();
+    if room.is_none() {
+        Refused::Full.note(&Peer::plain(socket));
+    }
+    let Some(room) = room.map(Room::Served).or_else(|| shared.rooms.refusing()) else { return };
+    let (listener, shared) = (listener.clone(), shared.clone());
+    let connections = shared.connections.clone();
+    connections.spawn(async move {
+        let _counted = Lasting::connection();
+        let peer = Peer { plain_passwords: listener.plain_passwords, ..Peer::plain(socket) };
+        let opening = open(stream, peer.clone(), &listener, &shared.proxies);
+        match tokio::time::timeout(shared.limits.header_timeout, opening).await {
+            Ok(Ok((transport, peer))) => serve(transport, peer, room, shared).await,
+            Ok(Err(refused)) => refused.note(&peer),
+            Err(_) => Refused::Slow.note(&peer),
+        }
+    });
+}
+
+/// What a connection may take.
+enum Room {
+    /// It is served.
+    Served(OwnedSemaphorePermit),
+    /// It is told that there is no room.
+    Refused(OwnedSemaphorePermit),
+}
+
+impl Rooms {
+    fn refusing(&self) -> Option<Room> {
+        self.refused.clone().try_acquire_owned().ok().map(Room::Refused)
+    }
+}
+
+async fn serve(transport: Transport, peer: Peer, room: Room, shared: Shared) {
+    let address = peer.address;
+    let Shared { service, limits, rooms, stopping, .. } = shared;
+    // Behind a trusted proxy stand many.
+    let entered = if peer.trusted_proxy { Some(None) } else { rooms.addresses.enter(address).map(Some) };
+    let (_kept, ended) = match (room, entered) {
+        (Room::Served(room), Some(entered)) => {
+            let ended = connection::serve(transport, peer, service, limits, stopping).await;
+            drop(entered);
+            (room, ended)
+        }
+        (Room::Refused(room), _) => (room, connection::refuse(transport, limits).await),
+        (Room::Served(room), None) => {
+            drop(room);
+            Refused::AddressFull.note(&peer);
+            let Some(Room::Refused(room)) = rooms.refusing() else { return };
+            (room, connection::refuse(transport, limits).await)
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%address, %error, "a connection ended early");
+    }
+}
+
+/// Reads what comes before HTTP.
+async fn open(
+    mut stream: TcpStream,
+    mut peer: Peer,
+    listener: &UploadListener,
+    proxies: &TrustedProxies,
+) -> Result<(Transport, Peer), Refused> {
+    peer.trusted_proxy = proxies.contains(peer.address);
+    if listener.proxy_protocol {
+        let client = read_proxy_header(&mut stream).await.map_err(Refused::ProxyHeader)?;
+        // The proxy passes on what the client writes: headers are the client's, not the proxy's.
+        peer.trusted_proxy = client.is_some_and(|client| proxies.contains(client));
+        peer.address = client.unwrap_or(peer.address);
+    }
+    let Some(tls) = &listener.tls else { return Ok((Transport::Plain(stream), peer)) };
+    let _counted = Lasting::handshake();
+    let stream = tls.acceptor().accept(stream).await.map_err(Refused::Handshake)?;
+    let shown = stream.get_ref().1.peer_certificates().unwrap_or_default();
+    peer.certificates = shown.iter().map(|certificate| certificate.to_vec()).collect();
+    peer.secure = true;
+    Ok((Transport::Tls(Box::new(stream)), peer))
+}
+
+/// Why a connection is not served.
+#[derive(Debug)]
+enum Refused {
+    Full,
+    AddressFull,
+    UntrustedProxy,
+    ProxyHeader(ProxyHeaderError),
+    Handshake(io::Error),
+    Slow,
+}
+
+impl Refused {
+    /// Counts it, and logs it unless too many such lines were written.
+    fn note(&self, peer: &Peer) {
+        let (counted, quiet) = match self {
+            Self::Full => (RefusedConnection::Connections, &FULL),
+            Self::AddressFull => (RefusedConnection::ConnectionsPerAddress, &ADDRESS_FULL),
+            Self::UntrustedProxy => (RefusedConnection::UntrustedProxy, &UNTRUSTED),
+            Self::ProxyHeader(_) => (RefusedConnection::ProxyHeader, &PROXY_HEADER),
+            Self::Handshake(_) => (RefusedConnection::Handshake, &HANDSHAKE),
+            Self::Slow => (RefusedConnection::OpeningTimeout, &SLOW),
+        };
+        metrics::connection_refused(counted);
+        if let Some(left_out) = quiet.pass() {
+            let reason = self.reason();
+            tracing::info!(address = %peer.address, socket = %peer.socket, %reason, left_out, "a connection was refused");
+        }
+    }
+
+    fn reason(&self) -> String {
+        match self {
+            Self::Full => "limits.connections are open".to_owned(),
+            Self::AddressFull => "limits.connections_per_address are open".to_owned(),
+            Self::UntrustedProxy => "the listener takes connections of trusted_proxies only".to_owned(),
+            Self::ProxyHeader(error) => error.to_string().escape_default().to_string(),
+            Self::Handshake(error) => format!("TLS: {error}").escape_default().to_string(),
+            Self::Slow => "it took longer than limits.header_timeout to open".to_owned(),
+        }
+    }
+}
+
+static FULL: Quiet = Quiet::new();
+static ADDRESS_FULL: Quiet = Quiet::new();
+static UNTRUSTED: Quiet = Quiet::new();
+static PROXY_HEADER: Quiet = Quiet::new();
+static HANDSHAKE: Quiet = Quiet::new();
+static SLOW: Quiet = Quiet::new();
