@@ -37,32 +37,49 @@ impl Service {
     pub(crate) async fn answer(&self, request: Request<Incoming>, peer: Peer) -> Result<Response<Full<Bytes>>, Hangup> {
         let (head, body) = request.into_parts();
         let peer = self.proxies.of_request(peer, &head.headers);
-        if Form::of(&head).is_none() {
-            return Ok(no_packet(&head.method));
-        }
         let number = self.numbers.fetch_add(1, Ordering::Relaxed);
         let span = tracing::info_span!("request", id = number, address = %peer.address);
-        self.packet(head, body, peer).instrument(span).await.ok_or(Hangup)
-    }
-
-    async fn packet(&self, head: Parts, body: Incoming, peer: Peer) -> Option<Response<Full<Bytes>>> {
         let body = stream(&head, body);
-        let proof = match self.identify(&head, &peer).await {
-            Ok(proof) => proof,
-            Err(denial) => {
-                let ack = self.engine.refuse(&head, denial.refusal.clone(), body).await;
-                log(&head, &ack);
-                let mut response = ack.into_response().map(|()| Full::default());
-                denial.complete(&mut response);
-                return Some(response);
+        let answering = async {
+            match self.identify(&head, &peer).await {
+                Ok(proof) => self.answer_known(&head, body, &peer, proof).await,
+                Err(denial) => Some(self.deny(&head, body, denial).await),
             }
         };
+        answering.instrument(span).await.ok_or(Hangup)
+    }
+
+    async fn answer_known(&self, head: &Parts, body: Body, peer: &Peer, proof: Proof) -> Option<Response<Full<Bytes>>> {
         let caller = Caller { principal: proof.principal.clone(), address: Some(peer.address) };
-        let ack = self.engine.handle(&head, caller, body).await?;
-        log(&head, &ack);
-        let mut response = ack.into_response().map(|()| Full::default());
+        let mut response = match Form::of(head) {
+            Some(_) => self.packet(head, caller, body).await?,
+            None => no_packet(&head.method),
+        };
         proof.complete(&mut response);
         Some(response)
+    }
+
+    async fn packet(&self, head: &Parts, caller: Caller, body: Body) -> Option<Response<Full<Bytes>>> {
+        let ack = self.engine.handle(head, caller, body).await?;
+        log(head, &ack);
+        Some(ack.into_response().map(|()| Full::default()))
+    }
+
+    /// Refuses whoever is not known: a packet with an ack, anything else with a bare answer.
+    async fn deny(&self, head: &Parts, body: Body, denial: Denial) -> Response<Full<Bytes>> {
+        let ack = self.engine.refuse(head, denial.refusal.clone(), body).await;
+        let is_packet = Form::of(head).is_some();
+        if is_packet {
+            log(head, &ack);
+        }
+        let mut response = ack.into_response().map(|()| Full::default());
+        if !is_packet {
+            let bits = |name: &&http::HeaderName| name.as_str().starts_with("bits-");
+            let names: Vec<_> = response.headers().keys().filter(bits).cloned().collect();
+            names.iter().for_each(|name| drop(response.headers_mut().remove(name)));
+        }
+        denial.complete(&mut response);
+        response
     }
 
     /// Who sends a request, by the rules of the directory that answers for its path.

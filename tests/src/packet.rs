@@ -1,5 +1,7 @@
 //! Requests in which everything can be changed.
 
+use base64::{Engine, engine::general_purpose::STANDARD};
+
 /// The protocol that every client names.
 pub const PROTOCOL: &str = "{7df0354d-249b-430f-820d-3d2a9bef4931}";
 
@@ -111,6 +113,13 @@ impl Packet {
     pub fn and(mut self, name: &str, value: &str) -> Self {
         self.headers.push((name.to_owned(), value.into()));
         self
+    }
+
+    /// The same with Basic credentials.
+    #[must_use]
+    pub fn from(self, user: &str, password: &str) -> Self {
+        let token = STANDARD.encode(format!("{user}:{password}"));
+        self.with("Authorization", &format!("Basic {token}"))
     }
 
     /// The same without this header.

@@ -204,6 +204,19 @@ impl Response {
         value
     }
 
+    /// All values of a header, in their order.
+    pub fn all(&self, name: &str) -> Vec<&str> {
+        let same = self.headers.iter().filter(|(other, _)| other.eq_ignore_ascii_case(name));
+        same.map(|(_, value)| value.as_str()).collect()
+    }
+
+    /// The answer without the time at which it was given: what two answers that must not be told
+    /// apart have in common.
+    pub fn timeless(&self) -> (u16, Vec<(String, String)>, Vec<u8>) {
+        let headers = self.headers.iter().filter(|(name, _)| !name.eq_ignore_ascii_case("Date"));
+        (self.status, headers.cloned().collect(), self.body.clone())
+    }
+
     /// `BITS-Received-Content-Range` as a number.
     pub fn next_offset(&self) -> Option<u64> {
         self.header("BITS-Received-Content-Range").map(|text| text.parse().expect("the offset is a number"))

@@ -15,6 +15,7 @@ pub(crate) struct Package {
 
 /// What the tests need besides Rust and a C compiler.
 pub(crate) const TESTS: &[Package] = &[
+    Package { program: "curl", name: "curl", reason: "a client that logs in by itself" },
     Package { program: "strace", name: "strace", reason: "shows that data is synced before it is acknowledged" },
     Package { program: "faketime", name: "faketime", reason: "lets the server's clock jump" },
     Package { program: "unshare", name: "util-linux", reason: "namespaces for small and read-only file systems" },

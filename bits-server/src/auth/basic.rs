@@ -6,11 +6,15 @@ use std::{
     time::Duration,
 };
 
+use bits_core::Principal;
 use http::HeaderValue;
 use secrecy::ExposeSecret;
 use tokio::sync::Semaphore;
 
-use super::{Attempt, Verdict, header, reread::Users};
+use super::{
+    Attempt, Tally, Verdict, header,
+    reread::{Table, Users},
+};
 use crate::peer::Peer;
 
 /// How long a request waits for its turn at hashing.
@@ -53,19 +57,27 @@ impl Basic {
         }
         let turn = tokio::time::timeout(PATIENCE, HASHING.clone().acquire_owned());
         let Ok(Ok(turn)) = turn.await else { return Verdict::Unavailable };
-        if attempt.is_locked() {
-            return Verdict::Locked;
-        }
-        // The turn ends with the work, also when nobody waits for it any more.
+        let tally = attempt.tally();
+        // The turn ends with the work, also when nobody waits for it any more, and after a failure
+        // was counted: guesses at once are worth no more than one after the other.
         let checked = tokio::task::spawn_blocking(move || {
-            let right = table.verify(&name, password.expose_secret());
+            let checked = check(&table, user, &name, password.expose_secret(), &tally);
             drop(turn);
-            right
+            checked
         });
-        match (checked.await, user) {
-            (Ok(true), Some(user)) => Verdict::Proved(user, None),
-            (Ok(_), user) => Verdict::Wrong(user),
-            (Err(_), _) => Verdict::Unavailable,
+        checked.await.unwrap_or(Verdict::Unavailable)
+    }
+}
+
+fn check(table: &Table, user: Option<Principal>, name: &str, password: &str, tally: &Tally) -> Verdict {
+    if tally.is_locked() {
+        return Verdict::Locked;
+    }
+    match (table.verify(name, password), user) {
+        (true, Some(user)) => Verdict::Proved(user, None),
+        (_, user) => {
+            tally.count();
+            Verdict::WrongAndCounted(user)
         }
     }
 }

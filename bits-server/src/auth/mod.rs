@@ -11,7 +11,7 @@ pub(crate) mod password;
 mod reread;
 mod throttle;
 
-use std::{collections::HashMap, fmt, path::Path, sync::Arc, time::Duration};
+use std::{collections::HashMap, fmt, net::IpAddr, path::Path, sync::Arc, time::Duration};
 
 use bits_core::{Directory, Principal, Refusal};
 use http::{HeaderValue, Response, header as http_header, request::Parts};
@@ -42,7 +42,7 @@ struct Inner {
     /// By `url_path`, as it is configured.
     directories: HashMap<String, Vec<Scheme>>,
     files: Vec<Arc<Users>>,
-    throttle: Throttle,
+    throttle: Arc<Throttle>,
 }
 
 /// One way to prove who a caller is.
@@ -62,6 +62,8 @@ pub(crate) enum Verdict {
     Continue(HeaderValue),
     /// The proof is wrong. It counts as a failed login; the user is named in the log, if known.
     Wrong(Option<Principal>),
+    /// The same, and the scheme has counted it already.
+    WrongAndCounted(Option<Principal>),
     /// Too many logins failed from this address while this one waited for its turn.
     Locked,
     /// Whether it is right cannot be told now.
@@ -74,14 +76,35 @@ pub(crate) struct Attempt<'a> {
     pub(crate) head: &'a Parts,
     /// Who sent it.
     pub(crate) peer: &'a Peer,
-    /// Failed logins; a scheme that makes callers wait asks again afterwards.
-    throttle: &'a Throttle,
+    throttle: &'a Arc<Throttle>,
 }
 
 impl Attempt<'_> {
-    /// Whether too many logins have failed from this address.
+    /// The failed logins of the caller's address, for a scheme that makes callers wait: while they
+    /// do, others may fail.
+    pub(crate) fn tally(&self) -> Tally {
+        Tally { throttle: self.throttle.clone(), address: self.peer.address }
+    }
+}
+
+/// The failed logins of one address.
+#[derive(Clone, Debug)]
+pub(crate) struct Tally {
+    throttle: Arc<Throttle>,
+    address: IpAddr,
+}
+
+impl Tally {
+    /// Whether too many logins have failed.
     pub(crate) fn is_locked(&self) -> bool {
-        self.throttle.is_locked(self.peer.address)
+        self.throttle.is_locked(self.address)
+    }
+
+    /// Counts one more.
+    pub(crate) fn count(&self) {
+        if self.throttle.failed(self.address) {
+            tracing::warn!(address = %self.address, "too many logins failed: the address is refused for a minute");
+        }
     }
 }
 
@@ -133,7 +156,7 @@ impl Authentication {
             directories.insert(directory.url_path.as_str().to_owned(), schemes);
         }
         let files = files.into_values().collect();
-        let throttle = Throttle::new(config.limits.failed_logins_per_minute);
+        let throttle = Arc::new(Throttle::new(config.limits.failed_logins_per_minute));
         Ok(Self { inner: Arc::new(Inner { directories, files, throttle }) })
     }
 
@@ -156,7 +179,7 @@ impl Authentication {
             return Ok(Proof::anonymous());
         }
         let attempt = Attempt { head, peer, throttle: &self.inner.throttle };
-        if head.headers.contains_key(http_header::AUTHORIZATION) && attempt.is_locked() {
+        if head.headers.contains_key(http_header::AUTHORIZATION) && attempt.tally().is_locked() {
             return Err(refused(Refusal::TooManyLogins));
         }
         for scheme in schemes {
@@ -167,7 +190,12 @@ impl Authentication {
                     return Err(Denial { refusal: Refusal::Unauthenticated, challenges: vec![challenge] });
                 }
                 Verdict::Wrong(user) => {
-                    self.note_failure(directory, peer, user.as_ref());
+                    attempt.tally().count();
+                    log_failure(directory, user.as_ref());
+                    break;
+                }
+                Verdict::WrongAndCounted(user) => {
+                    log_failure(directory, user.as_ref());
                     break;
                 }
                 Verdict::Locked => return Err(refused(Refusal::TooManyLogins)),
@@ -175,18 +203,6 @@ impl Authentication {
             }
         }
         Err(offer(schemes, peer))
-    }
-
-    fn note_failure(&self, directory: &Directory, peer: &Peer, user: Option<&Principal>) {
-        let directory = directory.url_path.as_str();
-        match user {
-            Some(user) => tracing::info!(?directory, user = ?user.as_str(), "a login failed"),
-            // Nobody's name may be somebody's password.
-            None => tracing::info!(?directory, "a login of an unknown user failed"),
-        }
-        if self.inner.throttle.failed(peer.address) {
-            tracing::warn!(address = %peer.address, "too many logins failed: the address is refused for a minute");
-        }
     }
 }
 
@@ -230,6 +246,15 @@ fn schemes<'a>(
         });
     }
     Ok(schemes)
+}
+
+fn log_failure(directory: &Directory, user: Option<&Principal>) {
+    let directory = directory.url_path.as_str();
+    match user {
+        Some(user) => tracing::info!(?directory, user = ?user.as_str(), "a login failed"),
+        // Nobody's name may be somebody's password.
+        None => tracing::info!(?directory, "a login of an unknown user failed"),
+    }
 }
 
 fn refused(refusal: Refusal) -> Denial {
