@@ -13,7 +13,8 @@ use std::{collections::HashMap, error::Error, io::Read, time::Duration};
 
 use bits_core::{
     Ack, After, CloseDecision, Directory, Ending, Form, FragmentDecision, FragmentHead, NewSession, Packet, Principal,
-    PublishAt, PublishIntent, Refusal, Session, SessionId, StorageKey, Timestamp, Tombstone, Transition, VirtualPath,
+    PublishAt, PublishIntent, Quota, Refusal, Session, SessionId, StorageKey, Timestamp, Tombstone, Transition,
+    VirtualPath,
 };
 use http::request::Parts;
 use uuid::Uuid;
@@ -145,7 +146,7 @@ impl DryRun {
     }
 
     fn write(&mut self, session: &Session, total: u64, length: u64) -> Result<Session, Refusal> {
-        let session = self.change(session, &Transition::Begin { total })?;
+        let session = self.change(session, &Transition::Begin { total, quota: Quota::NONE })?;
         let to = session.received + length;
         let advance = Transition::Advance {
             to,
@@ -160,7 +161,7 @@ impl DryRun {
 
     fn publish(&mut self, session: &Session, total: u64) -> Result<Session, Refusal> {
         println!("  publish {} bytes as {}", session.received, session.key);
-        let session = self.change(session, &Transition::Begin { total })?;
+        let session = self.change(session, &Transition::Begin { total, quota: Quota::NONE })?;
         let session = self.change(&session, &Transition::Intend(PublishIntent(String::new())))?;
         self.change(&session, &Transition::Published)
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use http::StatusCode;
 
-use crate::{Access, InvalidPath, Principal, SessionId, StorageKey, VirtualPath};
+use crate::{Access, InvalidPath, Principal, Quota, SessionId, StorageKey, VirtualPath};
 
 /// A part of the URL space that takes uploads.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,6 +35,8 @@ pub struct Directory {
     pub session_timeout: Duration,
     /// How many unfinished sessions an authenticated user may have.
     pub session_limit_per_user: Option<u32>,
+    /// How many bytes its unfinished uploads may have.
+    pub quota: Quota,
     /// When an upload appears at its destination.
     pub publish: PublishAt,
     /// The answer where the destination exists: 403 or 409.
@@ -73,6 +75,7 @@ impl Directory {
             folder_mode: 0o2750,
             session_timeout: Duration::from_secs(14 * 24 * 60 * 60),
             session_limit_per_user: Some(50),
+            quota: Quota::NONE,
             publish: PublishAt::LastFragment,
             conflict_status: StatusCode::FORBIDDEN,
             host_id: None,
@@ -274,7 +277,7 @@ mod tests {
         assert_eq!((directory.maximum_upload_size, directory.maximum_fragment_size), (u64::MAX, 64 * 1024 * 1024));
         assert_eq!((directory.file_mode, directory.folder_mode), (0o640, 0o2750));
         assert_eq!(directory.session_timeout, Duration::from_hours(14 * 24));
-        assert_eq!(directory.session_limit_per_user, Some(50));
+        assert_eq!((directory.session_limit_per_user, directory.quota), (Some(50), Quota::NONE));
         assert_eq!((directory.publish, directory.conflict_status.as_u16()), (PublishAt::LastFragment, 403));
         assert_eq!((directory.store_as.as_str(), directory.host_id), ("{path}", None));
     }

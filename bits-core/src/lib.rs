@@ -17,6 +17,7 @@ mod outbox;
 mod packet;
 mod path;
 mod principal;
+mod quota;
 mod range;
 mod reading;
 mod refusal;
@@ -34,6 +35,7 @@ pub use outbox::{Content, Delivery, EventKind, Gap, Keep, Outbox, OutboxEvent, S
 pub use packet::{Form, FragmentHead, PROTOCOL, Packet, PacketType, header};
 pub use path::{InvalidPath, StorageKey, VirtualPath};
 pub use principal::{InvalidPrincipal, Principal};
+pub use quota::{Excess, Quota, QuotaOf};
 pub use range::{ContentRange, InvalidContentRange};
 pub use reading::{ByteStream, ObjectInfo, Opened, Source};
 pub use refusal::{Hresult, Refusal};

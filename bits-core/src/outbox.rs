@@ -268,7 +268,7 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
-    use crate::{NewSession, PublishIntent};
+    use crate::{NewSession, PublishIntent, Quota};
 
     const BEFORE: Timestamp = Timestamp::from_millis(1_000);
     const NOW: Timestamp = Timestamp::from_millis(2_000);
@@ -344,7 +344,7 @@ mod tests {
         };
         for (before, transition) in [
             (fresh(), Transition::Name),
-            (fresh(), Transition::Begin { total: 0 }),
+            (fresh(), Transition::Begin { total: 0, quota: Quota::NONE }),
             (begun, advance),
             (in_state(State::ReceiveFragments), Transition::Regress { to: 0 }),
             (in_state(State::ReceiveFragments), Transition::Intend(PublishIntent(String::new()))),

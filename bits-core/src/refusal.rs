@@ -94,9 +94,13 @@ pub enum Refusal {
     /// The fragment exceeds `maximum_fragment_size`.
     #[error("the fragment is larger than the directory takes")]
     FragmentTooLarge,
-    /// The storage is full, or a quota is.
+    /// The storage is full.
     #[error("out of storage space")]
     DiskFull,
+    /// The upload is larger than a quota of unfinished bytes leaves room for; answered as a full
+    /// storage.
+    #[error("larger than the quota of unfinished bytes leaves room for")]
+    OverQuota,
     /// The caller has as many unfinished sessions as allowed.
     #[error("the caller's limit of unfinished sessions is reached")]
     SessionLimit,
@@ -183,7 +187,7 @@ impl Refusal {
             Self::Gap { .. } => (StatusCode::RANGE_NOT_SATISFIABLE, None),
             Self::TooLarge => (StatusCode::INTERNAL_SERVER_ERROR, Some(Hresult::BG_E_TOO_LARGE)),
             Self::FragmentTooLarge => (StatusCode::PAYLOAD_TOO_LARGE, None),
-            Self::DiskFull => (StatusCode::INTERNAL_SERVER_ERROR, Some(Hresult::ERROR_DISK_FULL)),
+            Self::DiskFull | Self::OverQuota => (StatusCode::INTERNAL_SERVER_ERROR, Some(Hresult::ERROR_DISK_FULL)),
             Self::SessionLimit => (StatusCode::SERVICE_UNAVAILABLE, Some(Hresult::BG_E_HTTP_ERROR_503)),
             Self::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, Some(Hresult::ERROR_RETRY)),
             Self::StagedDataVanished => (StatusCode::NOT_FOUND, Some(Hresult::ERROR_FILE_NOT_FOUND)),
@@ -229,6 +233,7 @@ mod tests {
             (Refusal::TooLarge, 500, Some(0x8020_0020), false),
             (Refusal::FragmentTooLarge, 413, None, false),
             (Refusal::DiskFull, 500, Some(0x8007_0070), true),
+            (Refusal::OverQuota, 500, Some(0x8007_0070), false),
             (Refusal::SessionLimit, 503, Some(0x8019_01F7), false),
             (Refusal::Unavailable, 503, Some(0x8007_04D5), true),
             (Refusal::StagedDataVanished, 404, Some(0x8007_0002), true),

@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use crate::{
-    ContentRange, Directory, Ending, Form, Packet, Piece, Principal, PublishAt, Refusal, SessionId, StorageKey,
+    ContentRange, Directory, Ending, Form, Packet, Piece, Principal, PublishAt, Quota, Refusal, SessionId, StorageKey,
     Timestamp, VirtualPath,
 };
 
@@ -114,10 +114,13 @@ pub struct PublishIntent(pub String);
 pub enum Transition {
     /// A Fragment named the session; nothing of it was taken.
     Name,
-    /// The first fragment was accepted: the size is fixed.
+    /// The first fragment was accepted: the size is fixed. Refused by a store that has no room for
+    /// it within the quota.
     Begin {
         /// Size of the upload in bytes.
         total: u64,
+        /// What the unfinished uploads beside it leave room for.
+        quota: Quota,
     },
     /// Bytes were stored, or those that are held made durable.
     Advance {
@@ -160,7 +163,7 @@ impl Transition {
     pub fn is_durable(&self) -> bool {
         match self {
             // An upload of no bytes is whole with it: no later commit carries it along.
-            Self::Begin { total } => *total == 0,
+            Self::Begin { total, .. } => *total == 0,
             Self::Name | Self::Postpone { .. } => false,
             Self::Advance { durable, .. } => *durable,
             Self::Regress { .. } | Self::Intend(_) | Self::Withdraw | Self::Published | Self::End(_) => true,
@@ -335,7 +338,7 @@ impl Session {
         let mut next = self.clone();
         match (self.state, transition) {
             (State::ReceiveFragments, Transition::Name) => next.fragment_seen = true,
-            (State::ReceiveFragments, Transition::Begin { total })
+            (State::ReceiveFragments, Transition::Begin { total, .. })
                 if self.total.is_none_or(|fixed| fixed == *total) =>
             {
                 next.begin(*total, now);
@@ -668,6 +671,10 @@ mod tests {
         }
     }
 
+    fn begin(total: u64) -> Transition {
+        Transition::Begin { total, quota: Quota::NONE }
+    }
+
     fn advance(to: u64, synced: u64) -> Transition {
         let (incarnation, handle) = ("boot 2".to_owned(), Some("handle".to_owned()));
         Transition::Advance { to, synced, incarnation, pieces: Vec::new(), handle, durable: false }
@@ -690,8 +697,8 @@ mod tests {
             (holding(5, 2, 10), in_state(State::Publish), in_state(State::WaitForClose));
         for (transition, while_receiving, while_publishing) in [
             (Transition::Name, true, false),
-            (Transition::Begin { total: 10 }, true, false),
-            (Transition::Begin { total: 11 }, false, false),
+            (begin(10), true, false),
+            (begin(11), false, false),
             (advance(6, 0), true, false),
             (advance(10, 10), true, false),
             (advance(5, 5), true, false),
@@ -739,7 +746,7 @@ mod tests {
         let published = Session { state: State::WaitForClose, progressed_at: LATER, ..withdrawn.clone() };
         for (from, transition, to) in [
             (fresh(), Transition::Name, named),
-            (fresh(), Transition::Begin { total: 10 }, begun),
+            (fresh(), begin(10), begun),
             (receiving.clone(), advance(8, 6), advanced),
             (
                 receiving.clone(),
@@ -816,8 +823,8 @@ mod tests {
         };
         for (transition, durable) in [
             (Transition::Name, false),
-            (Transition::Begin { total: 1 }, false),
-            (Transition::Begin { total: 0 }, true),
+            (begin(1), false),
+            (begin(0), true),
             (advance(1, 0), false),
             (durable_advance, true),
             (Transition::Regress { to: 0 }, true),

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use crate::{NewSession, Piece, Principal, Session, SessionId, Timestamp, Tombstone, Transition};
+use crate::{Excess, NewSession, Piece, Principal, Session, SessionId, Timestamp, Tombstone, Transition};
 
 /// Keeps sessions. The row alone says how far an upload has come; clocks are the store's own.
 ///
@@ -21,7 +21,10 @@ pub trait SessionStore: Send + Sync + 'static {
     async fn load(&self, id: SessionId) -> Result<Option<Found>, SessionStoreError>;
 
     /// Commits `transition` if the session still has the epoch, offset and state of `from`, in
-    /// one transaction. Survives a power loss where [`Transition::is_durable`].
+    /// one transaction. Survives a power loss where [`Transition::is_durable`]. A
+    /// [`Transition::Begin`] that fixes the size is measured by its quota in the same transaction,
+    /// beside the sessions of the same directory (whatever its ASCII case) in the states
+    /// ReceiveFragments and Publish; one that finds the size fixed is not.
     async fn commit(&self, from: &Session, transition: &Transition) -> Result<Commit, SessionStoreError>;
 
     /// The pieces of a live or unclean session that end after `from`, in order of their start. A
@@ -85,6 +88,8 @@ pub enum Commit {
     Moved,
     /// Nothing was committed: this session is publishing to the same storage and key.
     Claimed(SessionId),
+    /// Nothing was committed: the upload is too large for what its quota leaves.
+    Exceeds(Excess),
 }
 
 /// Which sessions to list.

@@ -3,8 +3,8 @@
 use std::{collections::HashMap, fmt, net::IpAddr, sync::Arc, time::Duration};
 
 use bits_core::{
-    Ack, Directory, Form, NewSession, Packet, Principal, Refusal, Session, SessionEvent, SessionEventKind, SessionId,
-    SessionStore, SessionStoreError, StoreErrorKind, Timestamp, Upload, UploadStore, VirtualPath,
+    Ack, Directory, Form, NewSession, Packet, Principal, Quota, Refusal, Session, SessionEvent, SessionEventKind,
+    SessionId, SessionStore, SessionStoreError, StoreErrorKind, Timestamp, Upload, UploadStore, VirtualPath,
 };
 use http::request::Parts;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -255,6 +255,12 @@ impl Call {
         let packet = Packet::parse(head, form)?;
         let Route { directory, below, destination } = route;
         Ok(Self { packet, form, caller: caller.clone(), directory: directory.clone(), below, destination })
+    }
+
+    /// What bounds an upload of this caller: all anonymous ones together are no user.
+    pub(crate) fn quota(&self) -> Quota {
+        let Quota { per_user, directory } = self.directory.quota;
+        Quota { per_user: per_user.filter(|_| !self.caller.principal.is_anonymous()), directory }
     }
 
     /// The refusal for a failure of an upload store, which is logged if it is ours.

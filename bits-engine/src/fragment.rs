@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use bits_core::{
-    Ack, BodyError, Commit, Found, FragmentDecision, FragmentHead, Principal, PublishAt, Refusal, Session,
-    SessionEventKind, SessionId, Stopped, StoreError, StoreErrorKind, Transition, Upload, VirtualPath, Written,
+    Ack, BodyError, Commit, Excess, Found, FragmentDecision, FragmentHead, Principal, PublishAt, QuotaOf, Refusal,
+    Session, SessionEventKind, SessionId, Stopped, StoreError, StoreErrorKind, Transition, Upload, VirtualPath,
+    Written,
 };
 
 use crate::{
@@ -146,17 +147,46 @@ impl Inner {
             return Err(call.store_refusal(&error));
         }
         fault("begin-before-commit");
-        let commit = self.sessions.commit(session, &Transition::Begin { total }).await;
+        let begin = Transition::Begin { total, quota: call.quota() };
+        let commit = self.sessions.commit(session, &begin).await;
         match commit.map_err(|error| row_refusal(&error))? {
             Commit::Live(session) => {
                 self.cache.put(&session);
                 Ok(Some(session))
             }
+            Commit::Exceeds(excess) => Err(self.over_quota(session, &upload, excess).await),
             _ => {
                 self.cache.remove(session.id);
                 self.discard_if_over(session).await?;
                 Ok(None)
             }
+        }
+    }
+
+    /// Gives back the room that was made for an upload before its quota was asked.
+    async fn over_quota(&self, session: &Session, upload: &Upload, excess: Excess) -> Refusal {
+        let quota = match excess.of {
+            QuotaOf::User => "unfinished_bytes_per_user",
+            QuotaOf::Directory => "unfinished_bytes",
+        };
+        tracing::info!(
+            session = %session.id,
+            user = ?session.principal.to_string(),
+            directory = ?session.directory,
+            quota,
+            limit = excess.limit,
+            used = excess.used,
+            upload = upload.total,
+            "an upload was refused: it is larger than its quota leaves room for"
+        );
+        self.name(session).await;
+        match self.storage(&session.storage) {
+            Ok(store) => {
+                let discarded = store.discard(upload).await;
+                discarded.unwrap_or_else(|error| tracing::error!(error = %chain(&error), "the upload store failed"));
+                Refusal::OverQuota
+            }
+            Err(refusal) => refusal,
         }
     }
 
@@ -318,7 +348,7 @@ impl Inner {
                 self.cache.put(&session);
                 Ok(Some(session))
             }
-            Commit::Ended(_) | Commit::Moved | Commit::Claimed(_) => Ok(None),
+            Commit::Ended(_) | Commit::Moved | Commit::Claimed(_) | Commit::Exceeds(_) => Ok(None),
         }
     }
 }

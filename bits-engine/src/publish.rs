@@ -127,7 +127,7 @@ impl Inner {
                 Box::pin(self.publish(other)).await;
             }
             Commit::Live(_) => fault("intent-after-commit"),
-            Commit::Ended(_) | Commit::Moved => {}
+            Commit::Ended(_) | Commit::Moved | Commit::Exceeds(_) => {}
         }
         Ok(None)
     }

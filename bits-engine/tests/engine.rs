@@ -13,7 +13,7 @@ use std::{
 };
 
 use bits_core::{
-    Ack, BodyError, Commit, Directory, Ending, Found, Hresult, Principal, PublishAt, Session, SessionEvent,
+    Ack, BodyError, Commit, Directory, Ending, Found, Hresult, Principal, PublishAt, Quota, Session, SessionEvent,
     SessionEventKind, SessionId, SessionStore, StorageKey, StoreErrorKind, Transition,
     conformance::{ManualClock, MemorySessions, MemoryUploads, PublishFault},
 };
@@ -508,7 +508,10 @@ async fn maintenance_starts_nothing_once_the_engine_has_stopped() {
     let (maintenance, _stop) = rig.maintain(Duration::from_secs(10));
     tokio::time::sleep(Duration::from_secs(1)).await;
     rig.engine.stop().await;
-    for transition in [Transition::Begin { total: 0 }, Transition::Intend(bits_core::PublishIntent("put".to_owned()))] {
+    for transition in [
+        Transition::Begin { total: 0, quota: Quota::NONE },
+        Transition::Intend(bits_core::PublishIntent("put".to_owned())),
+    ] {
         rig.meddle(id, transition).await;
     }
     tokio::time::sleep(Duration::from_secs(60)).await;
@@ -661,6 +664,44 @@ async fn any_fragment_that_named_a_session_keeps_it_from_being_published_empty()
         assert_eq!(rig.send(close, nothing()).await.unwrap().status(), 200);
         assert_eq!(rig.stored("f"), None, "{status}");
     }
+}
+
+/// What a user has under way counts in full; the room made for what is refused is given back.
+#[tokio::test]
+async fn quotas_of_unfinished_bytes() {
+    let quota = Quota { per_user: Some(100), directory: Some(250) };
+    let rig = Rig::with(|directory| directory.quota = quota);
+    let whole = content(100);
+    let begin = async |name: &str, path: &'static str, total: usize| {
+        let user = || Principal::named(name);
+        let created = rig.send_as(user(), Packet::new(path, "Create-Session"), nothing()).await.unwrap();
+        let id = created.session.unwrap();
+        let packet = Packet::new(path, "Fragment").session(id).range(0, 1, total);
+        (rig.send_as(user(), packet, bytes(&whole[..1])).await.unwrap(), id)
+    };
+    let assert_refused = |ack: &Ack| {
+        assert_eq!((ack.status().as_u16(), code(ack)), (500, Some(Hresult::ERROR_DISK_FULL)), "{ack:?}");
+    };
+    let (ack, first) = begin("jo@x", "/upload/a", 100).await;
+    assert_eq!(ack.next_offset(), Some(1));
+    let (ack, refused) = begin("jo@x", "/upload/b", 1).await;
+    assert_refused(&ack);
+    assert_eq!(rig.hooks.discards.load(Ordering::SeqCst), 1, "its room is not given back");
+    let row = rig.row(refused).await;
+    assert_eq!((row.total, row.fragment_seen), (None, true));
+    assert_eq!(begin("jim@x", "/upload/c", 50).await.0.next_offset(), Some(1));
+    // No user's quota binds anonymous callers, the directory's does.
+    assert_refused(&begin("", "/upload/d", 101).await.0);
+    assert_eq!(begin("", "/upload/d", 100).await.0.next_offset(), Some(1));
+    assert_refused(&begin("jim@x", "/upload/e", 1).await.0);
+
+    // The rest of the first: published, it counts no more.
+    let rest = Packet::new("/upload/a", "Fragment").session(first).range(1, 100, 100);
+    let ack = rig.send_as(Principal::named("jo@x"), rest, bytes(&whole[1..])).await.unwrap();
+    assert_eq!(ack.next_offset(), Some(100));
+    let again = Packet::new("/upload/b", "Fragment").session(refused).range(0, 1, 1);
+    let ack = rig.send_as(Principal::named("jo@x"), again, bytes(b"b")).await.unwrap();
+    assert_eq!((ack.next_offset(), rig.stored("b")), (Some(1), Some(Bytes::from_static(b"b"))));
 }
 
 #[tokio::test]

@@ -138,7 +138,7 @@ async fn change(store: &dyn SessionStore, session: &Session, transition: &Transi
     for _ in 0..100 {
         match commit(store, &session, transition).await? {
             Commit::Live(_) | Commit::Ended(_) => return Ok(()),
-            Commit::Moved | Commit::Claimed(_) => session = live(store, session.id).await?,
+            Commit::Moved | Commit::Claimed(_) | Commit::Exceeds(_) => session = live(store, session.id).await?,
         }
     }
     Err(Failure::Failed(format!("{} moves too fast; try again", session.id)))

@@ -8,7 +8,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bits_core::{Commit, NewSession, Principal, Session, SessionId, SessionStore, StorageKey, Transition, VirtualPath};
+use bits_core::{
+    Commit, NewSession, Principal, Quota, Session, SessionId, SessionStore, StorageKey, Transition, VirtualPath,
+};
 use bits_store_sql::{Options, SqliteSessions};
 use uuid::Uuid;
 
@@ -72,7 +74,7 @@ async fn begin(store: &SqliteSessions, number: usize) -> Result<Session, Failure
         limit: None,
     };
     let session = store.create(&new).await?;
-    step(store, &session, &Transition::Begin { total: i64::MAX as u64 }).await
+    step(store, &session, &Transition::Begin { total: 1 << 50, quota: Quota::NONE }).await
 }
 
 async fn advance_until(

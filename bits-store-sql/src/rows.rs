@@ -103,6 +103,11 @@ pub(crate) fn time(columns: &impl Columns, column: &'static str) -> Result<Times
     Row::new("session", "id", columns)?.time(column)
 }
 
+/// The number of bytes in a column of a session's row.
+pub(crate) fn bytes(columns: &impl Columns, column: &'static str) -> Result<u64, SessionStoreError> {
+    Row::new("session", "id", columns)?.unsigned(column)
+}
+
 /// A size or offset as databases hold it.
 pub(crate) fn to_integer(size: u64) -> Result<i64, SessionStoreError> {
     i64::try_from(size).map_err(|_| SessionStoreError::Other(format!("{size} bytes are more than a row holds").into()))

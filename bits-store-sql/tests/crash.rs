@@ -15,7 +15,8 @@ use std::{
 };
 
 use bits_core::{
-    Commit, Content, Ending, EventKind, Filter, Found, Outbox, Session, SessionId, SessionStore, State, Transition,
+    Commit, Content, Ending, EventKind, Filter, Found, Outbox, Quota, Session, SessionId, SessionStore, State,
+    Transition,
 };
 use bits_store_sql::SqliteSessions;
 use common::{HOUR, advance, begun, intend, live, load_live, new_session, open, open_telling};
@@ -72,7 +73,7 @@ async fn live_many(store: SqliteSessions) {
 async fn live_on(store: Arc<SqliteSessions>) {
     loop {
         let mut session = store.create(&new_session()).await.unwrap();
-        for step in [Transition::Begin { total: 0 }, intend(), Transition::Published] {
+        for step in [Transition::Begin { total: 0, quota: Quota::NONE }, intend(), Transition::Published] {
             session = live(store.commit(&session, &step).await);
             println!("step");
         }
@@ -84,7 +85,7 @@ async fn live_on(store: Arc<SqliteSessions>) {
 async fn step_by_step(store: &SqliteSessions) {
     let session = store.create(&new_session()).await.unwrap();
     println!("created {}", session.id.uuid());
-    let session = tell("unsynced", store, &session, &Transition::Begin { total: 1000 }).await;
+    let session = tell("unsynced", store, &session, &Transition::Begin { total: 1000, quota: Quota::NONE }).await;
     let session = tell("unsynced", store, &session, &advance(1, &[], false)).await;
     let session = tell("unsynced", store, &session, &advance(2, &[], false)).await;
     let session = tell("durable", store, &session, &advance(3, &[], true)).await;

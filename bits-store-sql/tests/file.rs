@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bits_core::{Ending, Filter, SessionStore, SessionStoreError, Transition};
+use bits_core::{Commit, Ending, Filter, NewSession, Principal, Quota, SessionStore, SessionStoreError, Transition};
 use bits_store_sql::{OpenError, Options, SqliteSessions};
 use sqlx::{ConnectOptions, Connection, SqliteConnection, sqlite::SqliteConnectOptions};
 
@@ -122,6 +122,55 @@ async fn a_newer_schema_is_refused_by_both_versions() {
     }
 }
 
+/// The counts that quotas go by are made from what an older version left.
+#[tokio::test]
+async fn unfinished_bytes_are_counted_by_the_migration() {
+    let (_folder, path) = in_folder();
+    let store = open(&path).await;
+    for (directory, principal, total) in
+        [("/upload", "a@x", 5), ("/Upload", "a@x", 6), ("/upload", "b@x", 7), ("/other", "a@x", 100)]
+    {
+        let principal = Principal::named(principal);
+        let new = NewSession { principal, directory: directory.to_owned(), ..new_session() };
+        let session = store.create(&new).await.unwrap();
+        live(store.commit(&session, &Transition::Begin { total, quota: Quota::NONE }).await);
+    }
+    store.close().await;
+    for undone in [
+        "DROP TRIGGER unfinished_begins",
+        "DROP TRIGGER unfinished_is_published",
+        "DROP TRIGGER unfinished_ends",
+        "DROP TABLE unfinished_of_directory",
+        "DROP TABLE unfinished_of_user",
+    ] {
+        execute(&path, undone).await;
+    }
+    execute(&path, include_str!("../migrations/sqlite/0004_unfinished_bytes.sql")).await;
+    let store = open(&path).await;
+    let new = NewSession { principal: Principal::named("a@x"), ..new_session() };
+    let session = store.create(&new).await.unwrap();
+    for (per_user, directory, limit, used) in [(Some(11), None, 11, 11), (None, Some(18), 18, 18)] {
+        let begin = Transition::Begin { total: 1, quota: Quota { per_user, directory } };
+        match store.commit(&session, &begin).await.unwrap() {
+            Commit::Exceeds(excess) => assert_eq!((excess.limit, excess.used), (limit, used)),
+            other => panic!("it began: {other:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn counts_of_nothing_are_not_kept() {
+    let (_folder, path) = in_folder();
+    let store = open(&path).await;
+    let session = begun(&store, &new_session()).await;
+    live(store.commit(&session, &Transition::Regress { to: 0 }).await);
+    let session = load_live(&store, session.id).await;
+    assert!(matches!(store.commit(&session, &Transition::End(Ending::Expired)).await, Ok(Commit::Ended(_))));
+    let left = "SELECT (SELECT count(*) FROM unfinished_of_user) + (SELECT count(*) FROM unfinished_of_directory)";
+    let left: i64 = sqlx::query_scalar(left).fetch_one(&mut beside(&path).await).await.unwrap();
+    assert_eq!(left, 0);
+}
+
 #[tokio::test]
 async fn other_files_are_refused_by_name() {
     let (folder, path) = in_folder();
@@ -206,7 +255,7 @@ async fn two_stores_share_a_file() {
     assert_eq!(load_live(&other, session.id).await, session);
     let (by_one, by_other) = (advance(1, &[], false), advance(2, &[], false));
     let (by_one, by_other) = tokio::join!(one.commit(&session, &by_one), other.commit(&session, &by_other));
-    let winners = [by_one, by_other].into_iter().filter(|it| matches!(it, Ok(bits_core::Commit::Live(_)))).count();
+    let winners = [by_one, by_other].into_iter().filter(|it| matches!(it, Ok(Commit::Live(_)))).count();
     assert_eq!(winners, 1);
     other.close().await;
     let session = load_live(&one, session.id).await;

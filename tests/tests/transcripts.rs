@@ -22,6 +22,8 @@ transcripts! {
     section_2_2_1_1_content_name: "2.2.1.1-content-name",
     section_2_2_1_2_disk_full_total: "2.2.1.2-disk-full-total",
     section_2_2_1_2_packet_type: "2.2.1.2-packet-type",
+    section_2_2_1_2_quota: "2.2.1.2-quota",
+    section_2_2_1_2_quota_freed: "2.2.1.2-quota-freed",
     section_2_2_1_2_session_id: "2.2.1.2-session-id",
     section_2_2_1_2_session_not_found: "2.2.1.2-session-not-found",
     section_2_2_2_create_session: "2.2.2-create-session",

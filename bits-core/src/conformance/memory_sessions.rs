@@ -9,8 +9,8 @@ use async_trait::async_trait;
 
 use super::memory_outbox::Queue;
 use crate::{
-    After, Census, Commit, Filter, Found, NewSession, OutboxEvent, Piece, Session, SessionId, SessionStore,
-    SessionStoreError, State, Subscriber, Timestamp, Tombstone, Transition, conformance::ManualClock,
+    After, Census, Commit, Excess, Filter, Found, NewSession, OutboxEvent, Piece, Principal, Session, SessionId,
+    SessionStore, SessionStoreError, State, Subscriber, Timestamp, Tombstone, Transition, conformance::ManualClock,
 };
 
 /// A [`SessionStore`] that forgets everything with the process.
@@ -112,6 +112,9 @@ impl SessionStore for MemorySessions {
         let Ok(after) = session.apply(transition, now) else { return Ok(Commit::Moved) };
         if let Some(holder) = claimed(&rows, session, transition) {
             return Ok(Commit::Claimed(holder));
+        }
+        if let Some(excess) = exceeded(&rows, session, transition) {
+            return Ok(Commit::Exceeds(excess));
         }
         let event = OutboxEvent::of(session, transition, &after);
         let Some(row) = rows.get_mut(&from.id) else { return Ok(Commit::Moved) };
@@ -265,6 +268,24 @@ fn claimed(rows: &Rows, session: &Session, transition: &Transition) -> Option<Se
         other.state == State::Publish && other.storage == session.storage && other.key == session.key
     };
     rows.values().filter_map(Row::live).find(holds).map(|other| other.id)
+}
+
+/// The quota that `transition` would exceed.
+fn exceeded(rows: &Rows, session: &Session, transition: &Transition) -> Option<Excess> {
+    let Transition::Begin { total, quota } = transition else { return None };
+    if session.total.is_some() {
+        return None;
+    }
+    let unfinished = |user: Option<&Principal>| {
+        let counts = |other: &&Session| {
+            other.state != State::WaitForClose
+                && other.directory.eq_ignore_ascii_case(&session.directory)
+                && user.is_none_or(|user| *user == other.principal)
+        };
+        let sizes = rows.values().filter_map(Row::live).filter(counts).filter_map(|other| other.total);
+        sizes.fold(0, u64::saturating_add)
+    };
+    quota.excess(*total, unfinished(Some(&session.principal)), unfinished(None))
 }
 
 fn matches(filter: &Filter, session: &Session, now: Timestamp) -> bool {

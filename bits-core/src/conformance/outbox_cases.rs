@@ -9,7 +9,7 @@ use super::session_cases::{
 };
 use crate::{
     After, Commit, Content, Delivery, Ending, EventKind, Found, Gap, Keep, NewSession, Outbox, OutboxEvent, Principal,
-    Session, SessionId, SessionStore, SessionStoreError, StorageKey, Subscriber, Transition, VirtualPath,
+    Quota, Session, SessionId, SessionStore, SessionStoreError, StorageKey, Subscriber, Transition, VirtualPath,
 };
 
 /// A store under test, opened for [`outbox_subscribers`].
@@ -55,7 +55,9 @@ pub(super) async fn changes_tell_what_they_are(probe: impl OutboxProbe) {
             let expected = match store.commit(&session, &transition).await {
                 Ok(Commit::Live(after)) => OutboxEvent::of(&session, &transition, &After::Live(after)),
                 Ok(Commit::Ended(after)) => OutboxEvent::of(&session, &transition, &After::Ended(after)),
-                Ok(Commit::Moved | Commit::Claimed(_)) | Err(SessionStoreError::Illegal(_)) => None,
+                Ok(Commit::Moved | Commit::Claimed(_) | Commit::Exceeds(_)) | Err(SessionStoreError::Illegal(_)) => {
+                    None
+                }
                 Err(error) => panic!("{error}"),
             };
             let told = take_all(store, ALL).await;
@@ -394,7 +396,7 @@ pub(super) async fn told_values_at_the_limits(probe: impl OutboxProbe) {
     let session = store.create(&new).await.unwrap();
     assert_eq!(take_all(store, ALL).await, [OutboxEvent::created(&session)]);
     let total = crate::ContentRange::MAXIMUM_TOTAL;
-    let session = live(store.commit(&session, &Transition::Begin { total }).await);
+    let session = live(store.commit(&session, &Transition::Begin { total, quota: Quota::NONE }).await);
     let session = live(store.commit(&session, &advance(total, &[piece(0, total, "all")])).await);
     let end = Transition::End(Ending::Cancelled);
     let tombstone = ended(store.commit(&session, &end).await);

@@ -5,7 +5,7 @@ use futures_util::stream;
 use uuid::Uuid;
 
 use crate::{
-    BodyError, Commit, Found, NewSession, Piece, Precondition, Principal, PublishIntent, Session, SessionId,
+    BodyError, Commit, Found, NewSession, Piece, Precondition, Principal, PublishIntent, Quota, Session, SessionId,
     SessionStore, State, StorageKey, StoreError, StoreErrorKind, Transition, Upload, UploadStore, VirtualPath, Written,
     conformance::MemorySessions,
 };
@@ -56,7 +56,7 @@ impl Rig {
 
     pub(super) async fn begin_in(&self, store: &impl UploadStore, folder: &str, key: &str, total: u64) -> SessionId {
         let session = self.sessions.create(&new_session(folder, key)).await.expect("memory has room");
-        self.commit(&session, &Transition::Begin { total }).await;
+        self.commit(&session, &Transition::Begin { total, quota: Quota::NONE }).await;
         store.reserve(&self.upload(store, session.id).await).await.expect("there is room for a test");
         session.id
     }

@@ -7,8 +7,9 @@ use futures_util::future::join_all;
 
 use super::rig::{fresh_id, new_session};
 use crate::{
-    After, Census, Commit, ContentRange, Ending, Filter, Found, NewSession, Piece, Principal, PublishIntent, Session,
-    SessionId, SessionStore, SessionStoreError, State, StorageKey, Timestamp, Tombstone, Transition, VirtualPath,
+    After, Census, Commit, ContentRange, Ending, Excess, Filter, Found, NewSession, Piece, Principal, PublishIntent,
+    Quota, QuotaOf, Session, SessionId, SessionStore, SessionStoreError, State, StorageKey, Timestamp, Tombstone,
+    Transition, VirtualPath,
 };
 
 /// A store under test.
@@ -166,11 +167,90 @@ pub(super) async fn a_regress_stops_the_older_writer(probe: impl SessionProbe) {
 pub(super) async fn the_size_is_fixed_once(probe: impl SessionProbe) {
     let store = probe.store();
     let fresh = store.create(&plain()).await.unwrap();
-    let fixed = live(store.commit(&fresh, &Transition::Begin { total: 10 }).await);
+    let fixed = live(store.commit(&fresh, &begin(10)).await);
     // The row that `fresh` shows agrees in epoch, offset and state.
-    assert_unchanged(store.commit(&fresh, &Transition::Begin { total: 11 }).await);
-    assert_unchanged(store.commit(&fixed, &Transition::Begin { total: 11 }).await);
-    assert_eq!(live(store.commit(&fresh, &Transition::Begin { total: 10 }).await).total, Some(10));
+    assert_unchanged(store.commit(&fresh, &begin(11)).await);
+    assert_unchanged(store.commit(&fixed, &begin(11)).await);
+    assert_eq!(live(store.commit(&fresh, &begin(10)).await).total, Some(10));
+}
+
+/// A quota counts the full sizes of what is unfinished in its directory, of one principal or of
+/// all, whatever the directory's case.
+pub(super) async fn a_quota_counts_unfinished_sizes(probe: impl SessionProbe) {
+    let store = probe.store();
+    let fresh = async |name: &str, directory: &str| {
+        let new = NewSession { principal: Principal::named(name), directory: directory.to_owned(), ..plain() };
+        store.create(&new).await.unwrap()
+    };
+    let within = |total, per_user, directory| Transition::Begin { total, quota: Quota { per_user, directory } };
+    let excess = |of, limit, used| Commit::Exceeds(Excess { of, limit, used });
+    let (user, all) =
+        (|limit, used| excess(QuotaOf::User, limit, used), |limit, used| excess(QuotaOf::Directory, limit, used));
+
+    let first = fresh("a@x", "/upload").await;
+    assert_eq!(store.commit(&first, &within(11, Some(10), Some(10))).await.unwrap(), user(10, 0));
+    assert_eq!(load(store, first.id).await, Some(Found::Live(first.clone())), "what is refused changes nothing");
+    let first = live(store.commit(&first, &within(10, Some(10), Some(10))).await);
+    // Said again it is not counted twice, and asks for nothing.
+    let first = live(store.commit(&first, &within(10, Some(1), Some(1))).await);
+
+    let second = fresh("a@x", "/Upload").await;
+    assert_eq!(store.commit(&second, &within(1, Some(10), None)).await.unwrap(), user(10, 10));
+    assert_eq!(store.commit(&second, &within(1, None, Some(10))).await.unwrap(), all(10, 10));
+    live(store.commit(&second, &within(1, Some(11), Some(11))).await);
+    for (name, directory, total, refused) in [
+        ("b@x", "/upload", 5, Some(all(15, 11))),
+        ("b@x", "/upload", 4, None),
+        ("a@x", "/other", 15, None),
+        ("a@x", "/upload/other", 15, None),
+        ("", "/upload", 1, Some(all(15, 15))),
+        ("", "/upload", 0, None),
+    ] {
+        let result = store.commit(&fresh(name, directory).await, &within(total, Some(15), Some(15))).await;
+        match refused {
+            Some(refused) => assert_eq!(result.unwrap(), refused, "{total} of {name} in {directory}"),
+            None => drop(live(result)),
+        }
+    }
+
+    // Regress and publishing under way change nothing; what is published or over counts no more.
+    let first = drive(store, first, Stage::Publish).await;
+    let first = live(store.commit(&first, &Transition::Regress { to: 0 }).await);
+    let last = fresh("a@x", "/upload").await;
+    assert_eq!(store.commit(&last, &within(1, None, Some(15))).await.unwrap(), all(15, 15));
+    let whole = live(store.commit(&first, &advance(10, &[])).await);
+    let publishing = live(store.commit(&whole, &intend()).await);
+    assert_eq!(store.commit(&last, &within(1, Some(11), None)).await.unwrap(), user(11, 11));
+    let published = live(store.commit(&publishing, &Transition::Published).await);
+    assert_eq!(store.commit(&last, &within(11, None, Some(15))).await.unwrap(), all(15, 5));
+    ended(store.commit(&published, &Transition::End(Ending::Closed)).await);
+    let last = live(store.commit(&last, &within(10, Some(11), Some(15))).await);
+    ended(store.commit(&last, &Transition::End(Ending::Cancelled)).await);
+    ended(store.commit(&fresh("a@x", "/upload").await, &Transition::End(Ending::Expired)).await);
+    let again = fresh("a@x", "/upload").await;
+    assert_eq!(store.commit(&again, &within(11, Some(11), None)).await.unwrap(), user(11, 1));
+    live(store.commit(&again, &within(10, Some(11), Some(15))).await);
+}
+
+/// However many begin at once, a quota holds exactly.
+pub(super) async fn a_quota_holds_in_a_race(probe: impl SessionProbe) {
+    let probe = Arc::new(probe);
+    for (per_user, directory) in [(Some(45), None), (None, Some(45))] {
+        let results = at_once(12, |_| {
+            let probe = Arc::clone(&probe);
+            async move {
+                let directory_path = format!("/{per_user:?}{directory:?}");
+                let session = probe.store().create(&NewSession { directory: directory_path, ..plain() }).await.unwrap();
+                let quota = Quota { per_user, directory };
+                probe.store().commit(&session, &Transition::Begin { total: 10, quota }).await.unwrap()
+            }
+        })
+        .await;
+        let begun = results.iter().filter(|result| matches!(result, Commit::Live(_))).count();
+        assert_eq!(begun, 4, "{results:?}");
+        let refused = |result: &&Commit| matches!(result, Commit::Exceeds(Excess { limit: 45, used: 40, .. }));
+        assert_eq!(results.iter().filter(refused).count(), 8, "{results:?}");
+    }
 }
 
 /// Of many who commit from one row, one does.
@@ -622,7 +702,7 @@ pub(super) async fn values_at_the_limits(probe: impl SessionProbe) {
     let session = store.create(&new).await.unwrap();
     assert_eq!(session, Session::create(&new, session.created_at));
     let total = ContentRange::MAXIMUM_TOTAL;
-    let session = live(store.commit(&session, &Transition::Begin { total }).await);
+    let session = live(store.commit(&session, &begin(total)).await);
     let text = "'\"\\%_;\u{1f980}\n\t".repeat(500);
     let pieces = [piece(0, total - 1, &text), piece(total - 1, 1, "")];
     let step = Transition::Advance {
@@ -675,7 +755,7 @@ impl Stage {
         match self {
             Self::Fresh => unreachable!("create leads here"),
             Self::Named => Transition::Name,
-            Self::Begun => Transition::Begin { total: 10 },
+            Self::Begun => begin(10),
             Self::Partly => advance(6, &[piece(0, 4, "first"), piece(4, 2, "second")]),
             Self::Received => advance(10, &[piece(6, 4, "third")]),
             Self::Publish => intend(),
@@ -714,8 +794,8 @@ pub(super) fn transitions(session: &Session) -> Vec<Transition> {
     let at = session.received;
     vec![
         Transition::Name,
-        Transition::Begin { total: 10 },
-        Transition::Begin { total: 11 },
+        begin(10),
+        begin(11),
         advance(at + 1, &[piece(at, 1, "next")]),
         advance(10, &[piece(0, 10, "whole")]),
         advance(at, &[]),
@@ -755,6 +835,10 @@ pub(super) fn transitions(session: &Session) -> Vec<Transition> {
         Transition::End(Ending::Cancelled),
         Transition::End(Ending::Expired),
     ]
+}
+
+fn begin(total: u64) -> Transition {
+    Transition::Begin { total, quota: Quota::NONE }
 }
 
 pub(super) fn advance(to: u64, pieces: &[Piece]) -> Transition {

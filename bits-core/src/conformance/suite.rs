@@ -66,6 +66,8 @@ suite! {$
     a_stale_row_commits_nothing
     a_regress_stops_the_older_writer
     the_size_is_fixed_once
+    a_quota_counts_unfinished_sizes
+    a_quota_holds_in_a_race
     one_of_many_writers_commits
     a_dropped_change_is_whole_or_nothing
     a_claim_keeps_others_out

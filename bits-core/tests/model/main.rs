@@ -9,8 +9,8 @@ mod server;
 use std::time::Duration;
 
 use bits_core::{
-    Commit, ContentRange, Directory, Ending, Form, Found, PublishAt, Refusal, Session, SessionId, SessionStore, State,
-    StorageKey, StoreErrorKind, Timestamp, Transition, Upload,
+    Commit, ContentRange, Directory, Ending, Form, Found, PublishAt, Quota, Refusal, Session, SessionId, SessionStore,
+    State, StorageKey, StoreErrorKind, Timestamp, Transition, Upload,
     conformance::{ManualClock, MemorySessions, MemoryUploads, PublishFault, Snapshot},
 };
 use ideal::{Fault, Ideal};
@@ -230,7 +230,7 @@ impl World {
         }
         let transition = match change {
             Change::Name => Transition::Name,
-            Change::Begin => Transition::Begin { total: 999 },
+            Change::Begin => Transition::Begin { total: 999, quota: Quota::NONE },
             Change::Regress => Transition::Regress { to: 0 },
             Change::End => Transition::End(Ending::Cancelled),
         };

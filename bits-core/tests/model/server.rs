@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bits_core::{
     After, BodyError, CloseDecision, Commit, ContentRange, Directory, Ending, Form, Found, FragmentDecision,
-    FragmentHead, NewSession, Packet, Precondition, Principal, PublishIntent, Refusal, Session, SessionId,
+    FragmentHead, NewSession, Packet, Precondition, Principal, PublishIntent, Quota, Refusal, Session, SessionId,
     SessionStore, State, StorageKey, StoreErrorKind, Transition, Upload, UploadStore, VirtualPath, Written,
     conformance::{MemorySessions, MemoryUploads},
 };
@@ -277,7 +277,11 @@ impl Server {
     }
 
     fn begin(&self, session: Session, total: u64) -> Session {
-        if session.total.is_some() { session } else { self.change(&session, &Transition::Begin { total }) }
+        if session.total.is_some() {
+            session
+        } else {
+            self.change(&session, &Transition::Begin { total, quota: Quota::NONE })
+        }
     }
 
     /// Commits, holds the store to `apply`, and deletes what the change left over.

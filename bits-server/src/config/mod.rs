@@ -20,7 +20,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use bits_core::{Access, Directory, PublishAt, StorageKey, StoreAs, UserPattern};
+use bits_core::{Access, Directory, PublishAt, Quota, StorageKey, StoreAs, UserPattern};
 use http::StatusCode;
 use ipnet::IpNet;
 
@@ -210,6 +210,10 @@ section! {
         session_timeout: Duration = "14d";
         /// Unfinished sessions of an authenticated user; anonymous callers have no limit.
         session_limit_per_user: Option<u32> = "50";
+        /// Bytes of an authenticated user's unfinished uploads here, by their full sizes.
+        unfinished_bytes_per_user: Option<Size> = "unlimited";
+        /// Bytes of all unfinished uploads here, by their full sizes.
+        unfinished_bytes: Option<Size> = "unlimited";
         /// How often what has expired is removed.
         cleanup_interval: Duration = "12h";
         /// When an upload appears at its destination: `last-fragment` or `close-session`.
@@ -234,10 +238,6 @@ section! {
         storage_url: String = "";
         /// Whether published files can be fetched.
         download_enabled: bool = "false";
-        /// Unfinished bytes of one user.
-        unfinished_bytes_per_user: Option<Size> = "unlimited";
-        /// Unfinished bytes of the directory.
-        unfinished_bytes: Option<Size> = "unlimited";
         /// How the server application is told of an upload: `none`, `by-reference` or `by-value`.
         notification_type: String = "none";
         /// Where the server application is; a relative URL resolves against the upload's.
@@ -274,6 +274,10 @@ impl DirectoryConfig {
             folder_mode: self.folder_mode.0,
             session_timeout: self.session_timeout,
             session_limit_per_user: self.session_limit_per_user,
+            quota: Quota {
+                per_user: self.unfinished_bytes_per_user.map(|size| size.0),
+                directory: self.unfinished_bytes.map(|size| size.0),
+            },
             publish: self.publish,
             conflict_status: self.conflict_status,
             host_id: self.host_id.as_ref().map(host),

@@ -5,7 +5,7 @@
 
 use async_trait::async_trait;
 use bits_core::{
-    After, Commit, Illegal, NewSession, OutboxEvent, Piece, Session, SessionId, SessionStoreError, Tombstone,
+    After, Commit, Illegal, NewSession, OutboxEvent, Piece, Quota, Session, SessionId, SessionStoreError, Tombstone,
     Transition,
 };
 use sqlx::{
@@ -88,6 +88,7 @@ impl Operation for Change {
                 })
             }
             (None, Transition::Intend(_)) => self.claimed(connection).await,
+            (None, Transition::Begin { total, quota }) => self.exceeded(*total, *quota, connection).await,
             (None, _) => Ok(Commit::Moved),
         }
     }
@@ -97,7 +98,11 @@ impl Change {
     fn statement(&self) -> Result<Statement, SessionStoreError> {
         Ok(match &self.transition {
             Transition::Name => self.at(statements::NAME)?,
-            Transition::Begin { total } => self.at(statements::BEGIN_UPLOAD)?.bind(to_integer(*total)?),
+            Transition::Begin { total, quota } => self
+                .at(statements::BEGIN_UPLOAD)?
+                .bind(to_integer(*total)?)
+                .bind(limit(quota.per_user))
+                .bind(limit(quota.directory)),
             Transition::Advance { to, synced, incarnation, handle, .. } => self
                 .at(statements::ADVANCE)?
                 .bind(to_integer(*to)?)
@@ -190,6 +195,24 @@ impl Change {
             None => Ok(Commit::Moved),
         }
     }
+
+    /// Why an upload did not begin.
+    async fn exceeded(
+        &self,
+        total: u64,
+        quota: Quota,
+        connection: &mut SqliteConnection,
+    ) -> Result<Commit, SessionStoreError> {
+        let Some(row) = fetch(self.at(statements::UNFINISHED)?, connection).await? else { return Ok(Commit::Moved) };
+        let (user, directory) = (rows::bytes(&row, "of_user")?, rows::bytes(&row, "of_directory")?);
+        let counted = Quota { directory: u64::try_from(limit(quota.directory)).ok(), ..quota };
+        Ok(counted.excess(total, user, directory).map_or(Commit::Moved, Commit::Exceeds))
+    }
+}
+
+/// A quota as databases hold it; none is the most that they can count.
+fn limit(quota: Option<u64>) -> i64 {
+    quota.and_then(|bytes| i64::try_from(bytes).ok()).unwrap_or(i64::MAX)
 }
 
 /// Replaced pieces whose bytes are gone.

@@ -42,6 +42,22 @@ macro_rules! update {
     };
 }
 
+/// Bytes of unfinished uploads of a session's principal in its directory.
+macro_rules! unfinished_of_user {
+    () => {
+        "coalesce((SELECT bytes FROM unfinished_of_user AS counted \
+           WHERE counted.directory = session.directory AND counted.principal = session.principal), 0)"
+    };
+}
+
+/// Bytes of unfinished uploads in a session's directory.
+macro_rules! unfinished_of_directory {
+    () => {
+        "coalesce((SELECT bytes FROM unfinished_of_directory AS counted \
+           WHERE counted.directory = session.directory), 0)"
+    };
+}
+
 /// Pieces that lie between two offsets, but not this very one.
 macro_rules! pieces_within {
     () => {
@@ -98,7 +114,15 @@ statements! {
     BEGIN_UPLOAD = update!(
         "'receiving'",
         concat!("total = ?4, fragment_seen = 1, progressed_at = ", now!()),
-        "(total IS NULL OR total = ?4)"
+        concat!(
+            "(total = ?4 OR (total IS NULL AND ", unfinished_of_user!(), " <= ?5 - ?4 AND ",
+            unfinished_of_directory!(), " <= ?6 - ?4))"
+        )
+    );
+    /// What is in the way of [`BEGIN_UPLOAD`].
+    UNFINISHED = concat!(
+        "SELECT id, ", unfinished_of_user!(), " AS of_user, ", unfinished_of_directory!(), " AS of_directory \
+         FROM session WHERE ", unmoved!("'receiving'"), " AND total IS NULL"
     );
     /// The only write of a fragment: one row of one table, no index.
     ADVANCE = update!(

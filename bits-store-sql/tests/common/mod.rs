@@ -4,8 +4,8 @@
 use std::{path::Path, time::Duration};
 
 use bits_core::{
-    Commit, Found, NewSession, Piece, Principal, PublishIntent, Session, SessionId, SessionStore, SessionStoreError,
-    StorageKey, Subscriber, Transition, VirtualPath,
+    Commit, Found, NewSession, Piece, Principal, PublishIntent, Quota, Session, SessionId, SessionStore,
+    SessionStoreError, StorageKey, Subscriber, Transition, VirtualPath,
 };
 use bits_store_sql::{Options, SqliteSessions};
 use uuid::Uuid;
@@ -41,7 +41,7 @@ pub(crate) fn new_session() -> NewSession {
 /// A new session whose size is known.
 pub(crate) async fn begun(store: &SqliteSessions, new: &NewSession) -> Session {
     let session = store.create(new).await.unwrap();
-    live(store.commit(&session, &Transition::Begin { total: 1 << 40 }).await)
+    live(store.commit(&session, &Transition::Begin { total: 1 << 40, quota: Quota::NONE }).await)
 }
 
 pub(crate) fn advance(to: u64, pieces: &[Piece], durable: bool) -> Transition {
