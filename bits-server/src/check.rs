@@ -2,14 +2,16 @@
 //! meant.
 
 use crate::{
+    auth::Authentication,
     cli::Failure,
-    config::{ClientCertificate, Config, ListenerConfig},
+    config::{AuthScheme, ClientCertificate, Config, ListenerConfig},
     start,
 };
 
-/// Reads the files that the configuration names. Returns what is odd but no reason not to serve.
+/// Reads the files that the configuration names, users' too. Returns what is odd but no reason not to serve.
 pub(crate) fn run(config: &Config) -> Result<Vec<String>, Failure> {
-    let mut warnings = Vec::new();
+    Authentication::open(config).map_err(Failure::Usage)?;
+    let mut warnings: Vec<String> = plain_listeners(config).collect();
     for listener in &config.listeners {
         if let Some((_, odd)) = start::open_tls(listener)? {
             warnings.extend(odd);
@@ -17,6 +19,21 @@ pub(crate) fn run(config: &Config) -> Result<Vec<String>, Failure> {
         warnings.extend(optional_certificates(listener));
     }
     Ok(warnings)
+}
+
+/// Listeners on which nobody can log in by a password, since it could be read on the way.
+fn plain_listeners(config: &Config) -> impl Iterator<Item = String> {
+    let basic = config.directories.iter().any(|one| one.authentication.contains(&AuthScheme::Basic));
+    let listed = config.listen.iter().copied();
+    let listeners = config.listeners.iter().filter(|one| one.certificate.is_none() && !one.allow_plain_basic);
+    let plain = listed.chain(listeners.map(|one| one.address));
+    let open = plain.filter(move |address| basic && !address.ip().to_canonical().is_loopback());
+    open.map(|address| {
+        format!(
+            "{address}: takes no passwords, since it is plain HTTP: \"basic\" is neither offered nor looked at there \
+             unless one of trusted_proxies says that the client came by https"
+        )
+    })
 }
 
 fn optional_certificates(listener: &ListenerConfig) -> Option<String> {

@@ -13,8 +13,7 @@ use clap::{Args, Parser, Subcommand};
 use tracing_subscriber::{Layer, filter::Targets, layer::SubscriberExt, util::SubscriberInitExt};
 
 use crate::{
-    auth::{self, Authentication},
-    check,
+    auth, check,
     config::{Config, ConfigError, Overrides, process_environment},
     confine, sessions, start, stores,
 };
@@ -155,7 +154,6 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Some(Command::Serve(args)) => serve(args),
         Some(Command::Check(args)) => {
             let config = load(&args, Overrides::default())?;
-            Authentication::open(&config).map_err(Failure::Usage)?;
             for warning in check::run(&config)? {
                 eprintln!("bits-server: warning: {warning}");
             }

@@ -63,6 +63,14 @@ pub(crate) fn tls_reload(done: bool) {
     counter!("bits_tls_reloads_total", "result" => if done { "done" } else { "failed" }).increment(1);
 }
 
+pub(crate) fn login_failed() {
+    counter!("bits_failed_logins_total").increment(1);
+}
+
+pub(crate) fn address_locked_out() {
+    counter!("bits_lockouts_total").increment(1);
+}
+
 /// Something that lasts, counted while it does.
 #[derive(Debug)]
 pub(crate) struct Lasting(&'static str);
@@ -98,5 +106,7 @@ fn describe() {
     describe_gauge!("bits_tls_handshakes", "TLS handshakes under way.");
     describe_counter!("bits_connections_total", "Connections accepted on upload listeners.");
     describe_counter!("bits_connections_refused_total", "Connections refused before a request was read.");
+    describe_counter!("bits_failed_logins_total", "Logins that were tried and failed.");
+    describe_counter!("bits_lockouts_total", "Addresses refused for a minute after too many failed logins.");
     describe_counter!("bits_tls_reloads_total", "Changes of TLS files, taken or not usable.");
 }

@@ -9,7 +9,6 @@ use std::{
 
 /// Who sends a request, and over what. Cheap to clone.
 #[derive(Clone, Debug)]
-#[allow(dead_code, reason = "authentication reads them")]
 pub(crate) struct Peer {
     /// The client's address, as far as it can be believed: what a trusted proxy said, else the
     /// socket's.
@@ -29,6 +28,7 @@ pub(crate) struct Peer {
     /// Whether the listener takes passwords that can be read on the way.
     pub(crate) plain_passwords: bool,
     /// What authentication remembers between the requests of one connection.
+    #[allow(dead_code, reason = "only authentication that is bound to a connection uses it")]
     pub(crate) memory: ConnectionMemory,
 }
 
@@ -47,7 +47,6 @@ impl Peer {
     }
 
     /// Whether a password in this request is safe on its way, or the operator takes the risk.
-    #[allow(dead_code, reason = "authentication asks")]
     pub(crate) fn may_send_passwords(&self) -> bool {
         let local = self.address.is_loopback() && self.socket.ip().to_canonical().is_loopback();
         self.secure || local || self.plain_passwords

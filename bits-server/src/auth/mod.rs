@@ -4,21 +4,24 @@
 //! the refusal offers all of them at once, and says nothing of what was wrong.
 
 mod basic;
+mod certificate;
 mod header;
 mod htpasswd;
 #[cfg(all(feature = "fs", feature = "sqlite"))]
 pub(crate) mod password;
+mod proxy;
 mod reread;
 mod throttle;
 
 use std::{collections::HashMap, fmt, net::IpAddr, path::Path, sync::Arc, time::Duration};
 
 use bits_core::{Directory, Principal, Refusal};
-use http::{HeaderValue, Response, header as http_header, request::Parts};
+use http::{HeaderName, HeaderValue, Response, header as http_header, request::Parts};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    config::{AuthScheme, Config, DirectoryConfig},
+    config::{AuthScheme, CertificatePrincipal, Config, DirectoryConfig},
+    metrics,
     peer::Peer,
 };
 
@@ -48,6 +51,8 @@ struct Inner {
 /// One way to prove who a caller is.
 enum Scheme {
     Basic(Basic),
+    Certificate(CertificatePrincipal),
+    Proxy(HeaderName),
 }
 
 /// What a scheme makes of a request.
@@ -102,7 +107,9 @@ impl Tally {
 
     /// Counts one more.
     pub(crate) fn count(&self) {
+        metrics::login_failed();
         if self.throttle.failed(self.address) {
+            metrics::address_locked_out();
             tracing::warn!(address = %self.address, "too many logins failed: the address is refused for a minute");
         }
     }
@@ -216,6 +223,8 @@ impl Scheme {
     async fn examine(&self, attempt: &Attempt<'_>) -> Verdict {
         match self {
             Self::Basic(basic) => basic.examine(attempt).await,
+            Self::Certificate(by) => certificate::examine(attempt, *by),
+            Self::Proxy(header) => proxy::examine(attempt, header),
         }
     }
 
@@ -223,6 +232,7 @@ impl Scheme {
     fn challenge(&self, peer: &Peer) -> Option<HeaderValue> {
         match self {
             Self::Basic(_) => Basic::challenge(peer),
+            Self::Certificate(_) | Self::Proxy(_) => None,
         }
     }
 }
@@ -242,6 +252,8 @@ fn schemes<'a>(
                 files.insert(path, users.clone());
                 Scheme::Basic(Basic::new(users))
             }
+            (AuthScheme::Certificate, _) => Scheme::Certificate(directory.certificate_principal),
+            (AuthScheme::Proxy, _) => Scheme::Proxy(directory.proxy_user_header.name().clone()),
             (AuthScheme::Basic, None) => return Err("directories.htpasswd: is missing".to_owned()),
         });
     }

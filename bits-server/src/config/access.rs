@@ -1,26 +1,55 @@
 //! Keys that say who may use a directory, and the rules between them.
 
 use bits_core::{StorageKey, UserPattern};
+use http::HeaderName;
 
-use super::DirectoryConfig;
 use super::error::Problems;
 use super::layers::Table;
 use super::setting::{Raw, Setting, one_of, quoted};
+use super::{ClientCertificate, DirectoryConfig, ListenerConfig, Root};
 
 /// A way to prove who a caller is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AuthScheme {
     /// A name and a password, by a file of users.
     Basic,
+    /// The client's certificate, which the listener has verified.
+    Certificate,
+    /// A header that a trusted proxy writes.
+    Proxy,
 }
 
-const SCHEMES: &[(&str, AuthScheme)] = &[("basic", AuthScheme::Basic)];
+const SCHEMES: &[(&str, AuthScheme)] =
+    &[("basic", AuthScheme::Basic), ("certificate", AuthScheme::Certificate), ("proxy", AuthScheme::Proxy)];
+
+/// What names the user of a certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CertificatePrincipal {
+    /// Its alternative names: the first user principal name, else e-mail address, else DNS name.
+    San,
+    /// Its whole subject.
+    Subject,
+}
+
+/// The name of a header that names a user, in the spelling of the configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UserHeader {
+    name: HeaderName,
+    written: String,
+}
+
+impl UserHeader {
+    /// The name.
+    pub fn name(&self) -> &HeaderName {
+        &self.name
+    }
+}
 
 impl Setting for AuthScheme {
     fn read(raw: &Raw) -> Result<Self, String> {
         match raw {
-            Raw::Text(text) if matches!(text.as_str(), "negotiate" | "certificate" | "proxy") => {
-                Err(format!("{text:?} is not supported yet; write \"basic\""))
+            Raw::Text(text) if matches!(text.as_str(), "negotiate") => {
+                Err(format!("{text:?} is not supported yet; write \"basic\", \"certificate\" or \"proxy\""))
             }
             _ => one_of(raw, SCHEMES),
         }
@@ -29,6 +58,37 @@ impl Setting for AuthScheme {
     fn show(&self) -> String {
         let found = SCHEMES.iter().find(|(_, scheme)| scheme == self);
         quoted(found.map_or("", |(name, _)| name))
+    }
+}
+
+impl Setting for CertificatePrincipal {
+    fn read(raw: &Raw) -> Result<Self, String> {
+        one_of(raw, &[("san", Self::San), ("subject", Self::Subject)])
+    }
+
+    fn show(&self) -> String {
+        quoted(match self {
+            Self::San => "san",
+            Self::Subject => "subject",
+        })
+    }
+}
+
+impl Setting for UserHeader {
+    fn read(raw: &Raw) -> Result<Self, String> {
+        let text = raw.text("the name of a header in quotes, such as \"X-Remote-User\"")?;
+        let bad = || format!("{text:?} cannot be the header of a user; write one such as \"X-Remote-User\"");
+        let name: HeaderName = text.parse().map_err(|_| bad())?;
+        // A client's own headers reach us through any proxy.
+        let taken = ["authorization", "host", "cookie", "content-", "bits-", "x-forwarded-"];
+        if taken.iter().any(|taken| name.as_str().starts_with(taken)) {
+            return Err(bad());
+        }
+        Ok(Self { name, written: text.to_owned() })
+    }
+
+    fn show(&self) -> String {
+        quoted(&self.written)
     }
 }
 
@@ -75,6 +135,42 @@ pub(super) fn check(table: &Table, directory: &DirectoryConfig, problems: &mut P
             );
         }
     }
+}
+
+/// No way to log in that nobody can go.
+pub(super) fn check_reachable(
+    tables: &[Table],
+    directories: &[DirectoryConfig],
+    root: &Root,
+    listeners: &[ListenerConfig],
+    problems: &mut Problems,
+) {
+    let proxied = !root.trusted_proxies.is_empty();
+    let passwords = proxied
+        || root.listen.iter().any(|address| address.ip().to_canonical().is_loopback())
+        || listeners.iter().any(takes_passwords);
+    let certificates = listeners.iter().any(|listener| listener.client_certificate != ClientCertificate::None);
+    for (table, directory) in tables.iter().zip(directories) {
+        for scheme in &directory.authentication {
+            let message = match scheme {
+                AuthScheme::Basic if !passwords => {
+                    "\"basic\" would show passwords to everyone on the way: nothing listens with TLS; give a listener a certificate, or write allow_plain_basic = true there"
+                }
+                AuthScheme::Certificate if !certificates => {
+                    "\"certificate\" needs a listener that asks for one; set its client_certificate and client_ca"
+                }
+                AuthScheme::Proxy if !proxied => "\"proxy\" needs trusted_proxies; name the proxies there",
+                _ => continue,
+            };
+            problems.add(table.location("authentication"), "directories.authentication", message);
+        }
+    }
+}
+
+/// Whether somebody could send a password to this listener.
+fn takes_passwords(listener: &ListenerConfig) -> bool {
+    let local = listener.address.ip().to_canonical().is_loopback();
+    local || listener.certificate.is_some() || listener.allow_plain_basic
 }
 
 /// Where users have folders of their own, no other directory takes uploads into them.

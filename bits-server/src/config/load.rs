@@ -73,6 +73,7 @@ fn resolve(layers: &Layers, path: Option<&Path>, data_dir: Option<PathBuf>, prob
     let admin = Admin::read(layers.table::<Admin>(), problems);
     check_listen(&root.listen, &admin, layers, problems);
     let listeners = listeners::read(layers, base, &root, &admin, problems);
+    let directories = directories(layers, base, &root, &listeners, problems);
     let data_dir = data_dir.unwrap_or_else(|| base.join(root.data_dir));
     Config {
         listen: root.listen,
@@ -85,7 +86,7 @@ fn resolve(layers: &Layers, path: Option<&Path>, data_dir: Option<PathBuf>, prob
         listeners,
         admin,
         limits: Limits::read(layers.table::<Limits>(), problems),
-        directories: directories(layers, base, problems),
+        directories,
         secret_files: layers.secret_files(),
         source: path.map_or(Source::Defaults, |path| Source::File(path.to_owned())),
     }
@@ -125,11 +126,18 @@ fn check_listen(listen: &[SocketAddr], admin: &Admin, layers: &Layers, problems:
     }
 }
 
-fn directories(layers: &Layers, base: &Path, problems: &mut Problems) -> Vec<DirectoryConfig> {
+fn directories(
+    layers: &Layers,
+    base: &Path,
+    root: &Root,
+    listeners: &[ListenerConfig],
+    problems: &mut Problems,
+) -> Vec<DirectoryConfig> {
     let default = [Table::new(DirectoryConfig::TABLE, Location::Default)];
     let tables = layers.repeated::<DirectoryConfig>().unwrap_or(&default);
     let directories: Vec<_> = tables.iter().map(|table| directory(table, base, problems)).collect();
     check_unique(tables, &directories, problems);
+    access::check_reachable(tables, &directories, root, listeners, problems);
     access::check_personal(tables, &directories, problems);
     directories
 }

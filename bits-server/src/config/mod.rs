@@ -24,7 +24,7 @@ use bits_core::{Access, Directory, PublishAt, Quota, StorageKey, StoreAs, UserPa
 use http::StatusCode;
 use ipnet::IpNet;
 
-pub use access::AuthScheme;
+pub use access::{AuthScheme, CertificatePrincipal, UserHeader};
 pub use error::{ConfigError, Location, Problem};
 pub use keys::{Key, keys};
 pub use load::{Overrides, process_environment};
@@ -224,10 +224,14 @@ section! {
         host_id: Option<HostName> = "";
         /// When clients should stop trying that host.
         host_id_fallback_timeout: Duration = "1d";
-        /// Ways to log in, in the order offered: `basic`; none: every caller is anonymous.
+        /// Ways to log in, in the order offered: `basic`, `certificate`, `proxy`; none: every caller is anonymous.
         authentication: Vec<AuthScheme> = "";
         /// The file of users and passwords for `basic`, with hashes by argon2id or bcrypt.
         htpasswd: Option<PathBuf> = "";
+        /// What names the user of a certificate: `san`, its first user principal name, e-mail address or DNS name, or `subject`.
+        certificate_principal: CertificatePrincipal = "san";
+        /// The header in which one of `trusted_proxies` names the user.
+        proxy_user_header: UserHeader = "X-Remote-User";
         /// Patterns of users who may use the directory, with `*`; none: everyone who is logged in.
         allow_users: Vec<UserPattern> = "";
         /// Whether each user has a folder below `storage_path`.
@@ -248,10 +252,6 @@ section! {
         negotiate_keytab: String = "";
         /// Realms that `negotiate` takes users from.
         negotiate_realms: Vec<String> = "";
-        /// What names the user of a certificate: `san` or `subject`.
-        certificate_principal: String = "san";
-        /// The header in which a trusted proxy names the user.
-        proxy_user_header: String = "X-Remote-User";
     }
 }
 

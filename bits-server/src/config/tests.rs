@@ -361,7 +361,31 @@ const MISTAKES: &[(&str, &str)] = &[
     ),
     (
         "[[directories]]\nauthentication = [\"digest\"]",
-        "bits.toml:2: directories.authentication: \"digest\" is not known; write \"basic\"",
+        "bits.toml:2: directories.authentication: \"digest\" is not known; write \"basic\" or \"certificate\" or \"proxy\"",
+    ),
+    (
+        "[[directories]]\nauthentication = [\"certificate\"]",
+        "bits.toml:2: directories.authentication: \"certificate\" needs a listener that asks for one; set its client_certificate and client_ca",
+    ),
+    (
+        "[[directories]]\nauthentication = [\"proxy\"]",
+        "bits.toml:2: directories.authentication: \"proxy\" needs trusted_proxies; name the proxies there",
+    ),
+    (
+        "listen = [\"0.0.0.0:80\"]\n[[directories]]\nauthentication = [\"basic\"]\nhtpasswd = \"users\"",
+        "bits.toml:3: directories.authentication: \"basic\" would show passwords to everyone on the way: nothing listens with TLS; give a listener a certificate, or write allow_plain_basic = true there",
+    ),
+    (
+        "[[directories]]\nproxy_user_header = \"X User\"",
+        "bits.toml:2: directories.proxy_user_header: \"X User\" cannot be the header of a user; write one such as \"X-Remote-User\"",
+    ),
+    (
+        "[[directories]]\nproxy_user_header = \"Authorization\"",
+        "bits.toml:2: directories.proxy_user_header: \"Authorization\" cannot be the header of a user; write one such as \"X-Remote-User\"",
+    ),
+    (
+        "[[directories]]\ncertificate_principal = \"serial\"",
+        "bits.toml:2: directories.certificate_principal: \"serial\" is not known; write \"san\" or \"subject\"",
     ),
     (
         "[[directories]]\nallow_users = [\"*\"]",
