@@ -86,6 +86,7 @@ impl DryRun {
             folder: self.directory.storage_path.clone(),
             key,
             timeout: Duration::from_secs(3600),
+            url: None,
             limit: None,
         };
         self.sessions.insert(id, After::Live(Session::create(&new, self.now)));
@@ -126,6 +127,7 @@ impl DryRun {
         let (session, ending) = match session.on_close(form) {
             _ if cancelled => (session, Ending::Cancelled),
             CloseDecision::Discard | CloseDecision::End => (session, Ending::Closed),
+            CloseDecision::Refuse(refusal) => return Err(refusal),
             CloseDecision::Publish | CloseDecision::PublishEmpty => {
                 (self.publish(&session, session.received)?, Ending::Closed)
             }

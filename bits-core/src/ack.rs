@@ -15,6 +15,7 @@ pub struct Ack {
     pub session: Option<SessionId>,
     received: Option<u64>,
     created: Option<Created>,
+    reply_url: Option<String>,
     /// Why the packet was refused; none on success.
     pub refusal: Option<Refusal>,
 }
@@ -40,6 +41,11 @@ impl Ack {
     /// Success for Fragment; `next` is the offset of the byte that the server wants next.
     pub fn fragment(session: SessionId, next: u64) -> Self {
         Self { received: Some(next), ..Self::success(Some(session)) }
+    }
+
+    /// The same with the URL of the reply to the upload, which is visible ASCII.
+    pub fn with_reply(self, url: String) -> Self {
+        Self { reply_url: Some(url), ..self }
     }
 
     /// Success for Close-Session and Cancel-Session.
@@ -82,6 +88,9 @@ impl Ack {
         if let Some(next) = self.received {
             headers.insert(header::RECEIVED_CONTENT_RANGE, HeaderValue::from(next));
         }
+        if let Some(url) = self.reply_url {
+            headers.insert(header::REPLY_URL, text(&url));
+        }
         if let Some(created) = self.created {
             created.write(headers);
         }
@@ -92,7 +101,7 @@ impl Ack {
     }
 
     fn success(session: Option<SessionId>) -> Self {
-        Self { status: StatusCode::OK, session, received: None, created: None, refusal: None }
+        Self { status: StatusCode::OK, session, received: None, created: None, reply_url: None, refusal: None }
     }
 }
 
@@ -168,6 +177,11 @@ mod tests {
             Ack::fragment(id(), i64::MAX as u64),
             200,
             &[session, "bits-received-content-range: 9223372036854775807"],
+        );
+        check(
+            Ack::fragment(id(), 7).with_reply("http://a.example/{r}".to_owned()),
+            200,
+            &[session, "bits-received-content-range: 7", "bits-reply-url: http://a.example/{r}"],
         );
         check(Ack::ended(id()), 200, &[session]);
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use http::StatusCode;
 
-use crate::{Access, InvalidPath, Principal, Quota, SessionId, StorageKey, VirtualPath};
+use crate::{Access, InvalidPath, Notification, Principal, Quota, SessionId, StorageKey, VirtualPath};
 
 /// A part of the URL space that takes uploads.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,6 +47,10 @@ pub struct Directory {
     pub access: Access,
     /// Whether each principal has a folder below `storage_path`, which holds its files alone.
     pub per_user_folder: bool,
+    /// Who is told of uploads, instead of publishing them.
+    pub notification: Option<Notification>,
+    /// Scheme and host that clients see, such as `https://files.example`; none: as they ask.
+    pub public_url: Option<String>,
 }
 
 /// When an upload appears at its destination.
@@ -81,6 +85,8 @@ impl Directory {
             host_id: None,
             access: Access::Anyone,
             per_user_folder: false,
+            notification: None,
+            public_url: None,
         }
     }
 

@@ -36,6 +36,13 @@ pub enum SessionEventKind {
         /// What went wrong.
         reason: String,
     },
+    /// The server application took the upload.
+    Delivered,
+    /// The server application could not be told of the upload, or refused it; `reason` is for people.
+    NotificationFailed {
+        /// What went wrong.
+        reason: String,
+    },
     /// The session is over.
     Ended(Ending),
 }

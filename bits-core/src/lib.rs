@@ -13,6 +13,7 @@ mod directory;
 mod event;
 mod folder_name;
 mod id;
+mod notification;
 mod outbox;
 mod packet;
 mod path;
@@ -21,6 +22,7 @@ mod quota;
 mod range;
 mod reading;
 mod refusal;
+mod reply_url;
 mod session;
 mod session_store;
 mod time;
@@ -31,6 +33,7 @@ pub use ack::Ack;
 pub use directory::{Directory, InvalidStoreAs, PublishAt, StoreAs};
 pub use event::{Ending, SessionEvent, SessionEventKind};
 pub use id::{InvalidSessionId, SessionId};
+pub use notification::{Accepted, MAXIMUM_URL, Notification, NotificationMode, Reply};
 pub use outbox::{Content, Delivery, EventKind, Gap, Keep, Outbox, OutboxEvent, Subscriber};
 pub use packet::{Form, FragmentHead, PROTOCOL, Packet, PacketType, header};
 pub use path::{InvalidPath, StorageKey, VirtualPath};
@@ -45,6 +48,6 @@ pub use session::{
 pub use session_store::{Census, Commit, Filter, Found, SessionStore, SessionStoreError};
 pub use time::Timestamp;
 pub use upload_store::{
-    BodyError, BodyStream, Destination, Piece, Precondition, Stopped, StoreError, StoreErrorKind, Upload, UploadStore,
-    Written,
+    BodyError, BodyStream, Destination, Piece, Precondition, SharedFiles, Stopped, StoreError, StoreErrorKind, Upload,
+    UploadStore, Written,
 };

@@ -200,6 +200,10 @@ impl OutboxEvent {
                 };
                 Some(Self::about(before, kind, tombstone.ended_at))
             }
+            (Transition::Undelivered { reason: Some(reason), at, .. }, After::Live(session)) => {
+                let reason = Some(reason.clone());
+                Some(Self { reason, ..Self::about(session, EventKind::NotificationFailed, *at) })
+            }
             (_, After::Live(session)) if completed(session) && !completed(before) => {
                 Some(Self::about(session, EventKind::UploadCompleted, session.progressed_at))
             }
@@ -284,6 +288,7 @@ mod tests {
             folder: StorageKey::parse("upload").unwrap(),
             key: StorageKey::parse("upload/a/b").unwrap(),
             timeout: Duration::from_secs(60),
+            url: None,
             limit: None,
         };
         Session::create(&new, BEFORE)

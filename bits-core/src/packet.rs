@@ -38,6 +38,22 @@ pub mod header {
     pub const ERROR: HeaderName = HeaderName::from_static("bits-error");
     /// `BITS-Error-Context`
     pub const ERROR_CONTEXT: HeaderName = HeaderName::from_static("bits-error-context");
+    /// `BITS-Original-Request-URL`, to server applications
+    pub const ORIGINAL_REQUEST_URL: HeaderName = HeaderName::from_static("bits-original-request-url");
+    /// `BITS-Request-DataFile-Name`, to server applications
+    pub const REQUEST_DATAFILE_NAME: HeaderName = HeaderName::from_static("bits-request-datafile-name");
+    /// `BITS-Response-DataFile-Name`, to server applications
+    pub const RESPONSE_DATAFILE_NAME: HeaderName = HeaderName::from_static("bits-response-datafile-name");
+    /// `BITS-Remote-User`, to server applications
+    pub const REMOTE_USER: HeaderName = HeaderName::from_static("bits-remote-user");
+    /// `BITS-Remote-Address`, to server applications
+    pub const REMOTE_ADDRESS: HeaderName = HeaderName::from_static("bits-remote-address");
+    /// `BITS-Notification-Id`, to server applications
+    pub const NOTIFICATION_ID: HeaderName = HeaderName::from_static("bits-notification-id");
+    /// `BITS-Static-Response-URL`, from server applications
+    pub const STATIC_RESPONSE_URL: HeaderName = HeaderName::from_static("bits-static-response-url");
+    /// `BITS-Copy-File-To-Destination`, from server applications
+    pub const COPY_FILE_TO_DESTINATION: HeaderName = HeaderName::from_static("bits-copy-file-to-destination");
     /// `X-HTTP-Method-Override`
     pub const METHOD_OVERRIDE: HeaderName = HeaderName::from_static("x-http-method-override");
 }

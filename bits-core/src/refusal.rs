@@ -4,7 +4,7 @@ use std::{fmt, time::Duration};
 
 use http::StatusCode;
 
-use crate::{InvalidPath, StoreErrorKind};
+use crate::{InvalidPath, StoreErrorKind, notification::status_for_client};
 
 /// An error code as Windows writes it: `0x` and eight uppercase hexadecimal digits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -29,6 +29,10 @@ impl Hresult {
     pub const ERROR_DISK_FULL: Self = Self(0x8007_0070);
     /// The operation may work later.
     pub const ERROR_RETRY: Self = Self(0x8007_04D5);
+    /// The operation took too long.
+    pub const ERROR_INTERNET_TIMEOUT: Self = Self(0x8007_2EE2);
+    /// HTTP status 502 in the shape of an HRESULT.
+    pub const BG_E_HTTP_ERROR_502: Self = Self(0x8019_01F6);
     /// HTTP status 503 in the shape of an HRESULT.
     pub const BG_E_HTTP_ERROR_503: Self = Self(0x8019_01F7);
     /// The server failed.
@@ -110,6 +114,23 @@ pub enum Refusal {
     /// The staged data was gone when it was to be published.
     #[error("the staged data is gone")]
     StagedDataVanished,
+    /// The server application answered with an error.
+    #[error("the server application answered {status}, {code}")]
+    Application {
+        /// What it answered; the client may get another status.
+        status: StatusCode,
+        /// Its code, or its status as one.
+        code: Hresult,
+    },
+    /// The server application cannot be reached, or does not speak HTTP.
+    #[error("the server application cannot be reached, or its answer broke off")]
+    ApplicationUnreachable,
+    /// The server application took longer than `notification_timeout`.
+    #[error("the server application gave no answer in time")]
+    ApplicationTimeout,
+    /// The server application's URL for the reply is no absolute URL of at most 2,200 characters.
+    #[error("the server application's reply URL is not absolute, or over 2,200 characters")]
+    ReplyUrl,
     /// Our own fault; the cause is logged where it was seen.
     #[error("internal error")]
     Internal,
@@ -132,9 +153,18 @@ impl Refusal {
         self.row().1
     }
 
-    /// `BITS-Error-Context`, on every answer that has an HRESULT: 0x5, the server.
+    /// `BITS-Error-Context`, on every answer that has an HRESULT: 0x5, the server, or 0x7, the
+    /// server application.
     pub fn context(&self) -> Option<&'static str> {
-        self.hresult().map(|_| "0x5")
+        self.hresult().map(|_| if self.is_application() { "0x7" } else { "0x5" })
+    }
+
+    /// Whether the fault lies with the server application.
+    pub fn is_application(&self) -> bool {
+        matches!(
+            self,
+            Self::Application { .. } | Self::ApplicationUnreachable | Self::ApplicationTimeout | Self::ReplyUrl
+        )
     }
 
     /// The next wanted byte, where the answer must say it.
@@ -191,6 +221,10 @@ impl Refusal {
             Self::SessionLimit => (StatusCode::SERVICE_UNAVAILABLE, Some(Hresult::BG_E_HTTP_ERROR_503)),
             Self::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, Some(Hresult::ERROR_RETRY)),
             Self::StagedDataVanished => (StatusCode::NOT_FOUND, Some(Hresult::ERROR_FILE_NOT_FOUND)),
+            Self::Application { status, code } => (status_for_client(*status), Some(*code)),
+            Self::ApplicationUnreachable => (StatusCode::BAD_GATEWAY, Some(Hresult::BG_E_HTTP_ERROR_502)),
+            Self::ApplicationTimeout => (StatusCode::REQUEST_TIMEOUT, Some(Hresult::ERROR_INTERNET_TIMEOUT)),
+            Self::ReplyUrl => (StatusCode::BAD_REQUEST, Some(Hresult::E_INVALIDARG)),
             Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, Some(Hresult::E_FAIL)),
         }
     }
@@ -258,6 +292,20 @@ mod tests {
             (StoreErrorKind::Other, Refusal::Internal),
         ] {
             assert_eq!(Refusal::from_store(kind, conflict), expected, "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn failures_of_the_application() {
+        let forbidden = Refusal::Application { status: StatusCode::FORBIDDEN, code: Hresult(0x8000_FFFF) };
+        for (refusal, status, code) in [
+            (forbidden, 403, 0x8000_FFFF),
+            (Refusal::ApplicationUnreachable, 502, 0x8019_01F6),
+            (Refusal::ApplicationTimeout, 408, 0x8007_2EE2),
+            (Refusal::ReplyUrl, 400, 0x8007_0057),
+        ] {
+            assert_eq!((refusal.status().as_u16(), refusal.hresult()), (status, Some(Hresult(code))), "{refusal:?}");
+            assert_eq!((refusal.context(), refusal.is_ours()), (Some("0x7"), false), "{refusal:?}");
         }
     }
 

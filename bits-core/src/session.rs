@@ -6,9 +6,12 @@
 
 use std::time::Duration;
 
+use http::StatusCode;
+use uuid::Uuid;
+
 use crate::{
-    ContentRange, Directory, Ending, Form, Packet, Piece, Principal, PublishAt, Quota, Refusal, SessionId, StorageKey,
-    Timestamp, VirtualPath,
+    ContentRange, Directory, Ending, Form, Hresult, Packet, Piece, Principal, PublishAt, Quota, Refusal, Reply,
+    SessionId, StorageKey, Timestamp, VirtualPath,
 };
 
 /// Where a live session stands. COMPLETE and CANCEL, the terminal states, are [`Tombstone`]s.
@@ -16,17 +19,29 @@ use crate::{
 pub enum State {
     /// STATE_RECEIVE_FRAGMENTS: bytes are missing, or publishing was refused.
     ReceiveFragments,
+    /// STATE_NOTIFY: the server application is being told; whoever finds it so tells it again.
+    Notify,
     /// Between the intent to publish and its commit; whoever finds it so finishes it.
     Publish,
-    /// STATE_WAIT_FOR_CLOSE: the upload stands at its destination.
+    /// STATE_WAIT_FOR_CLOSE: the upload stands at its destination, or the server application took
+    /// it and did not want it published.
     WaitForClose,
 }
 
 impl State {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::ReceiveFragments, Self::Notify, Self::Publish, Self::WaitForClose];
+
+    /// Whether a job of the session's own is under way, which whoever finds it so finishes.
+    pub const fn is_job(self) -> bool {
+        matches!(self, Self::Notify | Self::Publish)
+    }
+
     /// The name that databases and listings keep.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::ReceiveFragments => "receiving",
+            Self::Notify => "notifying",
             Self::Publish => "publishing",
             Self::WaitForClose => "complete",
         }
@@ -54,6 +69,8 @@ pub struct NewSession {
     pub key: StorageKey,
     /// Time without progress after which the session expires.
     pub timeout: Duration,
+    /// The URL of Create-Session with its query, where a server application will be told of it.
+    pub url: Option<String>,
     /// How many unfinished sessions this principal may have, this one included.
     pub limit: Option<u32>,
 }
@@ -95,8 +112,18 @@ pub struct Session {
     pub handle: Option<String>,
     /// What is being published, in state [`State::Publish`].
     pub intent: Option<PublishIntent>,
-    /// When a failed publishing is tried again, in state [`State::Publish`].
+    /// When a failed job is tried again, in states [`State::Publish`] and [`State::Notify`].
     pub retry_at: Option<Timestamp>,
+    /// The URL of Create-Session with its query, where a server application is told of it.
+    pub url: Option<String>,
+    /// Identifies the notification, once one was about to be sent: the same on every try.
+    pub notification: Option<Uuid>,
+    /// The server application took the upload and asked for it to be published.
+    pub copy: bool,
+    /// What the server application gave for the upload.
+    pub reply: Option<Reply>,
+    /// The code of the 403 by which the server application refused the upload for good.
+    pub refused: Option<Hresult>,
     /// When it was created.
     pub created_at: Timestamp,
     /// When it last made progress.
@@ -143,11 +170,33 @@ pub enum Transition {
         /// The next wanted offset from now on.
         to: u64,
     },
+    /// Everything is received and durable; the server application will be told.
+    Notify {
+        /// Identifies the notification, unless one was about to be sent before.
+        id: Uuid,
+    },
+    /// The server application took the upload, and its reply, if any, is durable.
+    Delivered {
+        /// What it gave.
+        reply: Option<Reply>,
+        /// Whether it asked for the upload to be published.
+        copy: bool,
+    },
+    /// The server application did not take the upload.
+    Undelivered {
+        /// The code of its 403, which it will not be asked for again.
+        refused: Option<Hresult>,
+        /// What went wrong, for people; none where nobody is to be told any more.
+        reason: Option<String>,
+        /// When.
+        at: Timestamp,
+    },
     /// Everything is received and durable; the destination is claimed.
     Intend(PublishIntent),
     /// The destination refused the upload; the claim is released.
     Withdraw,
-    /// Publishing failed; it is tried again later.
+    /// Publishing failed, or the server application could not be told for a fault of ours; it is
+    /// tried again later.
     Postpone {
         /// Not before this time.
         until: Timestamp,
@@ -164,9 +213,10 @@ impl Transition {
         match self {
             // An upload of no bytes is whole with it: no later commit carries it along.
             Self::Begin { total, .. } => *total == 0,
-            Self::Name | Self::Postpone { .. } => false,
+            Self::Name | Self::Postpone { .. } | Self::Undelivered { refused: None, .. } => false,
             Self::Advance { durable, .. } => *durable,
             Self::Regress { .. } | Self::Intend(_) | Self::Withdraw | Self::Published | Self::End(_) => true,
+            Self::Notify { .. } | Self::Delivered { .. } | Self::Undelivered { .. } => true,
         }
     }
 }
@@ -182,7 +232,7 @@ pub struct Tombstone {
     pub destination: VirtualPath,
     /// How it ended.
     pub ending: Ending,
-    /// Size of the upload, if it stands at its destination.
+    /// Size of the upload, if it stands at its destination or the server application took it.
     pub published: Option<u64>,
     /// When it ended.
     pub ended_at: Timestamp,
@@ -217,9 +267,9 @@ pub enum FragmentDecision {
         /// Bytes to write.
         length: u64,
     },
-    /// All bytes are held: publish, then ack with the total.
+    /// All bytes are held: publish or notify, then ack with the total.
     Publish,
-    /// The upload is published: ack with the total.
+    /// The upload is complete: ack with the total.
     Published {
         /// Size of the upload.
         total: u64,
@@ -227,16 +277,18 @@ pub enum FragmentDecision {
 }
 
 /// What to do with a Close-Session.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CloseDecision {
     /// The upload is not complete: end the session and delete what came.
     Discard,
-    /// Publish what came, then end the session.
+    /// Notify or publish, then end the session.
     Publish,
-    /// Fix the size at zero, publish an empty file, then end the session.
+    /// Fix the size at zero, notify or publish, then end the session.
     PublishEmpty,
-    /// The upload is published: end the session.
+    /// The upload is complete: end the session.
     End,
+    /// Refuse it.
+    Refuse(Refusal),
 }
 
 /// The transition does not fit the session's state: a bug of the caller.
@@ -266,6 +318,11 @@ impl Session {
             handle: None,
             intent: None,
             retry_at: None,
+            url: new.url.clone(),
+            notification: None,
+            copy: false,
+            reply: None,
+            refused: None,
             created_at: now,
             progressed_at: now,
             timeout: new.timeout,
@@ -282,6 +339,16 @@ impl Session {
         self.total == Some(self.received)
     }
 
+    /// Whether a server application must take the upload before it is complete.
+    pub fn awaits_application(&self, directory: &Directory) -> bool {
+        directory.notification.is_some() && !self.copy && self.state != State::WaitForClose
+    }
+
+    /// The server application's 403, which is final.
+    pub fn final_refusal(&self) -> Option<Refusal> {
+        self.refused.map(|code| Refusal::Application { status: StatusCode::FORBIDDEN, code })
+    }
+
     /// When the session expires if it makes no more progress.
     pub fn expires_at(&self) -> Timestamp {
         self.progressed_at + self.timeout
@@ -295,13 +362,16 @@ impl Session {
         let next = self.received;
         match self.state {
             State::WaitForClose => FragmentDecision::Published { total: range.total() },
-            State::Publish => FragmentDecision::Publish,
+            State::Notify | State::Publish => FragmentDecision::Publish,
             State::ReceiveFragments if range.start() > next => FragmentDecision::Refuse(Refusal::Gap { next }),
             State::ReceiveFragments if range.end() > next => {
                 FragmentDecision::Write { skip: next - range.start(), length: range.end() - next }
             }
             // Only the size of an empty upload is news; any other held fragment changes nothing.
-            State::ReceiveFragments if next == range.total() && directory.publish == PublishAt::LastFragment => {
+            State::ReceiveFragments
+                if next == range.total()
+                    && (directory.publish == PublishAt::LastFragment || self.awaits_application(directory)) =>
+            {
                 FragmentDecision::Publish
             }
             State::ReceiveFragments => FragmentDecision::Held { next },
@@ -312,8 +382,10 @@ impl Session {
     pub fn on_close(&self, form: Form) -> CloseDecision {
         match self.state {
             State::WaitForClose => CloseDecision::End,
-            State::Publish => CloseDecision::Publish,
-            State::ReceiveFragments if self.is_received() => CloseDecision::Publish,
+            State::Notify | State::Publish => CloseDecision::Publish,
+            State::ReceiveFragments if self.is_received() => {
+                self.final_refusal().map_or(CloseDecision::Publish, CloseDecision::Refuse)
+            }
             State::ReceiveFragments if form == Form::Override && !self.fragment_seen => CloseDecision::PublishEmpty,
             State::ReceiveFragments => CloseDecision::Discard,
         }
@@ -348,9 +420,20 @@ impl Session {
             {
                 next.advance(*to, *synced, incarnation, handle.as_ref(), now);
             }
-            (State::ReceiveFragments | State::Publish, Transition::Regress { to }) if *to <= self.received => {
+            (State::ReceiveFragments | State::Notify | State::Publish, Transition::Regress { to })
+                if *to <= self.received =>
+            {
                 next.regress(*to);
             }
+            (State::ReceiveFragments, Transition::Notify { id }) if self.is_received() && !self.copy => {
+                next.notify(*id)
+            }
+            (State::Notify, Transition::Delivered { reply, copy }) => next.delivered(reply.as_ref(), *copy, now),
+            (State::Notify, Transition::Undelivered { refused, .. }) => {
+                next.settle(State::ReceiveFragments);
+                next.refused = *refused;
+            }
+            (State::Notify, Transition::Postpone { until }) => next.retry_at = Some(*until),
             (State::ReceiveFragments, Transition::Intend(intent)) if self.is_received() => next.intend(intent),
             (State::Publish, Transition::Withdraw) => next.settle(State::ReceiveFragments),
             (State::Publish, Transition::Postpone { until }) => next.retry_at = Some(*until),
@@ -368,6 +451,8 @@ impl Session {
             Some(Refusal::Malformed("the total of Content-Range changed"))
         } else if self.state != State::ReceiveFragments {
             None
+        } else if let Some(refusal) = self.final_refusal() {
+            Some(refusal)
         } else if range.total() > directory.maximum_upload_size {
             Some(Refusal::TooLarge)
         } else if range.length() > directory.maximum_fragment_size {
@@ -405,6 +490,21 @@ impl Session {
         self.epoch += 1;
     }
 
+    fn notify(&mut self, id: Uuid) {
+        self.state = State::Notify;
+        self.epoch += 1;
+        self.synced = self.received;
+        self.notification.get_or_insert(id);
+        self.refused = None;
+    }
+
+    fn delivered(&mut self, reply: Option<&Reply>, copy: bool, now: Timestamp) {
+        self.settle(if copy { State::ReceiveFragments } else { State::WaitForClose });
+        self.copy = copy;
+        self.reply = reply.cloned();
+        self.progressed_at = now;
+    }
+
     fn intend(&mut self, intent: &PublishIntent) {
         self.state = State::Publish;
         self.epoch += 1;
@@ -419,27 +519,29 @@ impl Session {
     }
 
     fn end(&self, ending: Ending, now: Timestamp) -> Tombstone {
-        let published = self.state == State::WaitForClose;
+        let complete = self.state == State::WaitForClose;
         Tombstone {
             id: self.id,
             principal: self.principal.clone(),
             destination: self.destination.clone(),
             ending,
-            published: self.total.filter(|_| published),
+            published: self.total.filter(|_| complete),
             ended_at: now,
             keep_until: now + self.timeout,
             storage: self.storage.clone(),
             folder: self.folder.clone(),
             key: self.key.clone(),
             handle: self.handle.clone(),
-            // Room may have been made for a size that was never committed.
-            unclean: !published,
+            // Room may have been made for a size that was never committed, and a reply been stored
+            // that no row names.
+            unclean: !complete || self.notification.is_some(),
         }
     }
 }
 
 /// What a transition leaves.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(clippy::large_enum_variant, reason = "live sessions are by far the most")]
 pub enum After {
     /// A live session.
     Live(Session),
@@ -484,6 +586,7 @@ mod tests {
             folder: StorageKey::parse("in").unwrap(),
             key: StorageKey::parse("in/file").unwrap(),
             timeout: TIMEOUT,
+            url: None,
             limit: None,
         }
     }
@@ -867,10 +970,7 @@ mod tests {
     /// Databases and listings keep these names.
     #[test]
     fn names_of_states() {
-        for (state, name) in
-            [(State::ReceiveFragments, "receiving"), (State::Publish, "publishing"), (State::WaitForClose, "complete")]
-        {
-            assert_eq!(state.as_str(), name);
-        }
+        let names = ["receiving", "notifying", "publishing", "complete"];
+        assert_eq!(State::ALL.map(State::as_str), names);
     }
 }

@@ -13,7 +13,7 @@ use crate::{Excess, NewSession, Piece, Principal, Session, SessionId, Timestamp,
 #[async_trait]
 pub trait SessionStore: Send + Sync + 'static {
     /// Stores a new session, durably. [`SessionStoreError::Limit`] when the principal has
-    /// `new.limit` unfinished sessions (state ReceiveFragments or Publish) already; anonymous
+    /// `new.limit` unfinished sessions (any state but WaitForClose) already; anonymous
     /// callers pass no limit.
     async fn create(&self, new: &NewSession) -> Result<Session, SessionStoreError>;
 
@@ -48,7 +48,7 @@ pub trait SessionStore: Send + Sync + 'static {
     /// At most `limit` live sessions that have expired by the store's clock.
     async fn expired(&self, limit: u32) -> Result<Vec<Session>, SessionStoreError>;
 
-    /// At most `limit` sessions in state Publish whose `retry_at` is unset or past.
+    /// At most `limit` sessions in states Publish and Notify whose `retry_at` is unset or past.
     async fn unpublished(&self, limit: u32) -> Result<Vec<Session>, SessionStoreError>;
 
     /// At most `limit` tombstones that may have staged bytes to delete.
@@ -69,6 +69,7 @@ pub trait SessionStore: Send + Sync + 'static {
 
 /// What [`SessionStore::load`] found.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(clippy::large_enum_variant, reason = "live sessions are by far the most")]
 pub enum Found {
     /// A live session.
     Live(Session),
@@ -79,6 +80,7 @@ pub enum Found {
 /// What came of [`SessionStore::commit`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[must_use]
+#[allow(clippy::large_enum_variant, reason = "live sessions are by far the most")]
 pub enum Commit {
     /// Committed; the session as it stands now.
     Live(Session),

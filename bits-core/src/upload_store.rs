@@ -1,5 +1,7 @@
 //! What a store of bytes must do: local disks and object stores alike.
 
+use std::path::PathBuf;
+
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_core::Stream;
@@ -48,7 +50,8 @@ pub trait UploadStore: Send + Sync + 'static {
     /// [synced](Self::sync) before.
     async fn prepare(&self, upload: &Upload, precondition: Precondition) -> Result<PublishIntent, StoreError>;
 
-    /// Puts the upload at its destination, durably; on success nothing of it is staged any more.
+    /// Puts the upload at its destination, durably; on success nothing of it is staged any more
+    /// but its reply.
     /// May be called again after a crash at any point, and then finds out from `intent` how far
     /// the first call came.
     /// [`StoreErrorKind::Exists`], [`StoreErrorKind::IsFolder`] and [`StoreErrorKind::NoParent`]
@@ -60,7 +63,28 @@ pub trait UploadStore: Send + Sync + 'static {
         intent: &PublishIntent,
     ) -> Result<(), StoreError>;
 
-    /// Deletes everything that is staged for the session. Done already is done well.
+    /// The names by which a server application gets at a whole upload and leaves its reply; none
+    /// where the store has no files. What was left at the second one before is deleted.
+    ///
+    /// The first one names the bytes themselves: an application that changes them changes the
+    /// upload.
+    async fn share(&self, upload: &Upload) -> Result<Option<SharedFiles>, StoreError> {
+        let _ = upload;
+        Ok(None)
+    }
+
+    /// Keeps `body` as the session's reply, durably and in the place of an older one; gives its
+    /// size. An empty reply is none. After a failure, and where the future was dropped, there is
+    /// either the older reply or none.
+    async fn write_reply(&self, upload: &Upload, body: &mut BodyStream<'_>) -> Result<u64, Stopped>;
+
+    /// The same with what was left at [`SharedFiles::response`].
+    async fn take_reply(&self, upload: &Upload) -> Result<u64, StoreError> {
+        let _ = upload;
+        Ok(0)
+    }
+
+    /// Deletes everything that is staged for the session, its reply too. Done already is done well.
     async fn discard(&self, upload: &Upload) -> Result<(), StoreError>;
 
     /// Deletes the bytes of pieces that the session names no more.
@@ -133,6 +157,15 @@ impl Upload {
             pieces,
         }
     }
+}
+
+/// Two files of the local system, by their absolute names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SharedFiles {
+    /// The whole upload.
+    pub request: PathBuf,
+    /// Where a reply may be left: nothing is there, and the folder is.
+    pub response: PathBuf,
 }
 
 /// Where some bytes of an upload lie. Only the store that gave it reads the id.

@@ -77,6 +77,7 @@ mod losses {
             folder: StorageKey::ROOT,
             key: StorageKey::parse("file").unwrap(),
             timeout: std::time::Duration::from_secs(1),
+            url: None,
             limit: None,
         };
         Session::create(&new, Timestamp::from_millis(0))

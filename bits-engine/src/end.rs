@@ -65,10 +65,11 @@ impl Inner {
             };
             let step = match session.on_close(call.form) {
                 CloseDecision::End | CloseDecision::Discard => self.end(&session, Ending::Closed).await,
+                CloseDecision::Refuse(refusal) => Err(refusal),
                 CloseDecision::PublishEmpty => self.begin(call, &session, 0).await.map(|_| false),
                 CloseDecision::Publish => {
                     turn.end();
-                    self.publish_to_close(id).await
+                    self.publish_to_close(call, id).await
                 }
             };
             match step {
@@ -91,10 +92,10 @@ impl Inner {
                 Ok(None) => return self.ended(call, id).await.unwrap_or_else(|refusal| refused(refusal, id)),
                 Err(refusal) => return refused(refusal, id),
             };
-            let step = if session.state == State::Publish {
+            let step = if session.state.is_job() {
                 turn.end();
-                match self.publish(id).await {
-                    Outcome::Published { .. } | Outcome::Regressed { .. } => Ok(false),
+                match self.publish(id, false, self.patience(&call.directory)).await {
+                    Outcome::Complete { .. } | Outcome::Regressed { .. } => Ok(false),
                     Outcome::Refused(refusal) if refusal.is_ours() => Err(refusal),
                     // Denied for good: ends it as it stands, if it was not set back to receiving.
                     Outcome::Refused(_) => self.end(&session, Ending::Cancelled).await,
@@ -191,9 +192,9 @@ impl Inner {
 
     /// Publishes before a Close-Session. Bytes that were acknowledged and are gone cannot be
     /// asked for any more: the client learns it, and the session stays.
-    async fn publish_to_close(self: &Arc<Self>, id: SessionId) -> Result<bool, Refusal> {
-        match self.publish(id).await {
-            Outcome::Published { .. } => Ok(false),
+    async fn publish_to_close(self: &Arc<Self>, call: &Call, id: SessionId) -> Result<bool, Refusal> {
+        match self.publish(id, true, self.patience(&call.directory)).await {
+            Outcome::Complete { .. } => Ok(false),
             Outcome::Regressed { .. } => Err(Refusal::StagedDataVanished),
             Outcome::Refused(refusal) => Err(refusal),
         }

@@ -6,7 +6,7 @@ use bits_core::{
     Ack, Directory, Form, NewSession, Packet, Principal, Quota, Refusal, Session, SessionEvent, SessionEventKind,
     SessionId, SessionStore, SessionStoreError, StoreErrorKind, Timestamp, Upload, UploadStore, VirtualPath,
 };
-use http::request::Parts;
+use http::{request::Parts, uri::Authority};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument;
 use uuid::Uuid;
@@ -16,6 +16,7 @@ use crate::{
     cache::Cache,
     directories::{Directories, Route},
     faults::fault,
+    notify::Notifier,
     publish::Jobs,
     turns::Turns,
 };
@@ -54,6 +55,7 @@ pub(crate) struct Inner {
     pub(crate) sessions: Arc<dyn SessionStore>,
     pub(crate) storages: HashMap<String, Arc<dyn UploadStore>>,
     pub(crate) directories: Directories,
+    pub(crate) notifier: Option<Arc<dyn Notifier>>,
     pub(crate) limits: Limits,
     pub(crate) turns: Turns,
     pub(crate) jobs: Jobs,
@@ -69,6 +71,7 @@ pub struct EngineBuilder {
     sessions: Arc<dyn SessionStore>,
     storages: HashMap<String, Arc<dyn UploadStore>>,
     directories: Directories,
+    notifier: Option<Arc<dyn Notifier>>,
     limits: Limits,
     events: Arc<dyn Fn(&SessionEvent) + Send + Sync>,
 }
@@ -78,6 +81,13 @@ impl EngineBuilder {
     #[must_use]
     pub fn storage(mut self, name: &str, store: Arc<dyn UploadStore>) -> Self {
         self.storages.insert(name.to_owned(), store);
+        self
+    }
+
+    /// Sets who tells server applications of uploads.
+    #[must_use]
+    pub fn notifier(mut self, notifier: Arc<dyn Notifier>) -> Self {
+        self.notifier = Some(notifier);
         self
     }
 
@@ -95,16 +105,20 @@ impl EngineBuilder {
         self
     }
 
-    /// The engine; an error where a directory names a storage that was not added.
-    pub fn build(self) -> Result<Engine, UnknownStorage> {
+    /// The engine; an error where a directory needs what was not added.
+    pub fn build(self) -> Result<Engine, Incomplete> {
         if let Some(missing) = self.directories.iter().find(|one| !self.storages.contains_key(&one.storage)) {
-            return Err(UnknownStorage(missing.storage.clone()));
+            return Err(Incomplete::UnknownStorage(missing.storage.clone()));
+        }
+        if self.notifier.is_none() && self.directories.iter().any(|one| one.notification.is_some()) {
+            return Err(Incomplete::NoNotifier);
         }
         Ok(Engine {
             inner: Arc::new(Inner {
                 sessions: self.sessions,
                 storages: self.storages,
                 directories: self.directories,
+                notifier: self.notifier,
                 limits: self.limits,
                 turns: Turns::default(),
                 jobs: Jobs::default(),
@@ -117,17 +131,25 @@ impl EngineBuilder {
     }
 }
 
-/// A directory names a storage that was not added.
+/// A directory needs what was not added.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct UnknownStorage(pub String);
+pub enum Incomplete {
+    /// The storage of this name.
+    UnknownStorage(String),
+    /// A notifier.
+    NoNotifier,
+}
 
-impl fmt::Display for UnknownStorage {
+impl fmt::Display for Incomplete {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "a directory names the storage {:?}, which was not added", self.0)
+        match self {
+            Self::UnknownStorage(name) => write!(f, "a directory names the storage {name:?}, which was not added"),
+            Self::NoNotifier => f.write_str("a directory notifies a server application, and no notifier was added"),
+        }
     }
 }
 
-impl std::error::Error for UnknownStorage {}
+impl std::error::Error for Incomplete {}
 
 impl Engine {
     /// Starts putting an engine together.
@@ -136,6 +158,7 @@ impl Engine {
             sessions,
             storages: HashMap::new(),
             directories,
+            notifier: None,
             limits: Limits::default(),
             events: Arc::new(|_| {}),
         }
@@ -241,6 +264,8 @@ pub(crate) struct Call {
     pub(crate) directory: Arc<Directory>,
     pub(crate) below: bits_core::StorageKey,
     pub(crate) destination: VirtualPath,
+    /// The URL as the client sees it, with its query.
+    pub(crate) url: String,
 }
 
 impl Call {
@@ -254,7 +279,8 @@ impl Call {
         let form = Form::of(head).ok_or(Refusal::Malformed("the method is not BITS_POST"))?;
         let packet = Packet::parse(head, form)?;
         let Route { directory, below, destination } = route;
-        Ok(Self { packet, form, caller: caller.clone(), directory: directory.clone(), below, destination })
+        let url = seen_url(head, directory);
+        Ok(Self { url, packet, form, caller: caller.clone(), directory: directory.clone(), below, destination })
     }
 
     /// What bounds an upload of this caller: all anonymous ones together are no user.
@@ -319,6 +345,7 @@ impl Inner {
             folder: directory.storage_path.clone(),
             key,
             timeout: directory.session_timeout,
+            url: self.upload_url(call)?,
             limit: directory.session_limit_per_user.filter(|_| !anonymous),
         };
         fault("create-before-commit");
@@ -371,6 +398,20 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
         cause = error.source();
     }
     text.escape_default().to_string()
+}
+
+/// The URL of a request: what stands in it is what the client sees, unless the directory knows
+/// better.
+fn seen_url(head: &Parts, directory: &Directory) -> String {
+    let uri = &head.uri;
+    let path = uri.path_and_query().map_or(uri.path(), |path| path.as_str());
+    if let Some(public) = &directory.public_url {
+        return format!("{public}{path}");
+    }
+    let sent = head.headers.get(http::header::HOST).and_then(|host| host.to_str().ok());
+    let host = uri.authority().cloned().or_else(|| sent?.parse::<Authority>().ok());
+    let host = host.as_ref().map_or("localhost", Authority::as_str);
+    format!("{}://{host}{path}", uri.scheme_str().unwrap_or("http"))
 }
 
 fn today() -> String {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bits_core::{
     Ack, BodyError, Commit, Excess, Found, FragmentDecision, FragmentHead, Principal, PublishAt, QuotaOf, Refusal,
-    Session, SessionEventKind, SessionId, Stopped, StoreError, StoreErrorKind, Transition, Upload, VirtualPath,
+    Reply, Session, SessionEventKind, SessionId, Stopped, StoreError, StoreErrorKind, Transition, Upload, VirtualPath,
     Written,
 };
 
@@ -41,8 +41,8 @@ impl Inner {
         turn.end();
         match outcome {
             Ok(Step::Answer(ack)) => ack,
-            Ok(Step::Publish) => match self.publish(id).await {
-                Outcome::Published { total } => Ack::fragment(id, total),
+            Ok(Step::Publish) => match self.publish(id, false, self.patience(&call.directory)).await {
+                Outcome::Complete { total, reply } => complete(call, id, total, reply.as_ref()),
                 Outcome::Regressed { to } => Ack::fragment(id, to),
                 Outcome::Refused(refusal) => refused(refusal, id),
             },
@@ -106,8 +106,9 @@ impl Inner {
             FragmentDecision::Held { next } if session.is_received() && session.synced < next => {
                 self.finish_held(call, session).await
             }
-            FragmentDecision::Held { next } => Ok(Step::Answer(Ack::fragment(session.id, next))),
-            FragmentDecision::Published { total } => Ok(Step::Answer(Ack::fragment(session.id, total))),
+            FragmentDecision::Held { next: total } | FragmentDecision::Published { total } => {
+                Ok(Step::Answer(complete(call, session.id, total, session.reply.as_ref())))
+            }
             FragmentDecision::Publish => Ok(Step::Publish),
             FragmentDecision::Refuse(refusal) => Err(refusal),
         }
@@ -204,6 +205,7 @@ impl Inner {
         let mut written = store.write(&upload, &mut part).await;
         fault("fragment-before-commit");
         let last = session.total == Some(written.reached);
+        let waits = call.directory.publish == PublishAt::CloseSession && !session.awaits_application(&call.directory);
         let stopped = written.stopped.take();
         match stopped {
             None => {}
@@ -213,14 +215,14 @@ impl Inner {
             Some(Stopped::Body(error)) => {
                 tracing::debug!(session = %session.id, %error, "a body ended early; what came is kept");
                 // With all bytes there the next ack may be the last, which promises that they stay.
-                if !(last && call.directory.publish == PublishAt::CloseSession) {
+                if !(last && waits) {
                     self.advance(session, written).await?;
                     return Err(Refusal::Unavailable);
                 }
             }
             Some(Stopped::Store(error)) => return self.write_failed(call, session, written, &error).await,
         }
-        if last && call.directory.publish == PublishAt::CloseSession {
+        if last && waits {
             return self.finish(call, session, upload, written).await;
         }
         let Some(session) = self.advance(session, written).await? else { return Ok(Step::Again) };
@@ -275,7 +277,7 @@ impl Inner {
         let durable = Written { synced: written.reached, ..written };
         let Some(session) = self.advance(session, durable).await? else { return Ok(Step::Again) };
         fault("last-fragment-after-commit");
-        Ok(Step::Answer(Ack::fragment(session.id, session.received)))
+        Ok(Step::Answer(complete(call, session.id, session.received, session.reply.as_ref())))
     }
 
     /// The same for an upload whose last byte is held already.
@@ -318,7 +320,7 @@ impl Inner {
     }
 
     /// A session may have ended while a fragment was written, and its bytes been deleted before.
-    async fn discard_if_over(&self, session: &Session) -> Result<(), Refusal> {
+    pub(crate) async fn discard_if_over(&self, session: &Session) -> Result<(), Refusal> {
         let found = self.sessions.load(session.id).await.map_err(|error| row_refusal(&error))?;
         if !matches!(found, Some(Found::Live(_))) {
             let discarded = self.storage(&session.storage)?.discard(&Upload::of(session, Vec::new())).await;
@@ -350,6 +352,16 @@ impl Inner {
             }
             Commit::Ended(_) | Commit::Moved | Commit::Claimed(_) | Commit::Exceeds(_) => Ok(None),
         }
+    }
+}
+
+/// The ack of an upload that may have a reply.
+fn complete(call: &Call, id: SessionId, next: u64, reply: Option<&Reply>) -> Ack {
+    let ack = Ack::fragment(id, next);
+    match reply {
+        None => ack,
+        Some(Reply::Static(url)) => ack.with_reply(url.clone()),
+        Some(Reply::Kept { .. }) => ack.with_reply(call.directory.reply_url(&call.destination, id)),
     }
 }
 

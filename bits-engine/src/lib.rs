@@ -15,10 +15,12 @@ mod engine;
 mod faults;
 mod fragment;
 mod maintain;
+mod notify;
 mod publish;
 mod turns;
 
 pub use body::Body;
 pub use directories::{Directories, DuplicateUrlPath};
-pub use engine::{Caller, Engine, EngineBuilder, Limits, UnknownStorage};
+pub use engine::{Caller, Engine, EngineBuilder, Incomplete, Limits};
 pub use maintain::Sweep;
+pub use notify::{Answer, Notice, Notifier, NotifyError};

@@ -100,7 +100,7 @@ impl Inner {
             if until.is_over() {
                 return Ok(());
             }
-            self.start_job(session.id);
+            self.start_job(session.id, false);
         }
         for tombstone in self.sessions.unclean(BATCH).await? {
             if until.is_over() {
@@ -156,8 +156,8 @@ impl Inner {
                     return Ok(removed + ended);
                 }
                 // A job under way is the session's own; it is finished, not swept.
-                if session.state == bits_core::State::Publish {
-                    self.publish(session.id).await;
+                if session.state.is_job() {
+                    self.publish(session.id, false, self.limits.publish_wait).await;
                 }
                 ended += u64::from(self.end_in_turn(session, Ending::Expired).await);
             }

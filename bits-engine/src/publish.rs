@@ -1,4 +1,4 @@
-//! Publishing: one job per session, which is the session's and not a request's.
+//! Publishing and notifying: one job per session, which is the session's and not a request's.
 //!
 //! Intent to the row, the bytes to their destination, done to the row. Whoever finds a session
 //! between the two runs the job again; requests that come meanwhile join it and wait.
@@ -10,8 +10,8 @@ use std::{
 };
 
 use bits_core::{
-    Commit, Directory, Found, Precondition, Refusal, Session, SessionEventKind, SessionId, State, StorageKey,
-    StoreError, StoreErrorKind, Transition, UploadStore,
+    Commit, Directory, Found, Precondition, PublishAt, Refusal, Reply, Session, SessionEventKind, SessionId, State,
+    StorageKey, StoreError, StoreErrorKind, Transition, UploadStore,
 };
 use tokio::sync::watch;
 
@@ -22,15 +22,23 @@ use crate::{
 };
 
 /// How long a failed publishing waits before it is tried again.
-const RETRY_PAUSE: Duration = Duration::from_secs(60);
+pub(crate) const RETRY_PAUSE: Duration = Duration::from_secs(60);
 
-/// What came of publishing.
+/// What notifying takes besides the application's own time.
+const NOTIFY_MARGIN: Duration = Duration::from_secs(15);
+/// Clients listen for 5 minutes.
+const LONGEST_WAIT: Duration = Duration::from_secs(285);
+
+/// What came of publishing or notifying.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
-    /// The upload stands at its destination.
-    Published {
+    /// The upload is complete as far as was asked: it stands at its destination, or the server
+    /// application took it.
+    Complete {
         /// Its size.
         total: u64,
+        /// What the server application gave for it.
+        reply: Option<Reply>,
     },
     /// Bytes were missing; the client is sent back.
     Regressed {
@@ -48,10 +56,11 @@ pub(crate) struct Jobs {
 }
 
 impl Inner {
-    /// Publishes a session that is received whole: starts the job or joins it, and waits.
-    pub(crate) async fn publish(self: &Arc<Self>, id: SessionId) -> Outcome {
-        let mut result = self.start_job(id);
-        let outcome = tokio::time::timeout(self.limits.publish_wait, result.wait_for(Option::is_some)).await;
+    /// Notifies of or publishes a session that is received whole: starts the job or joins it, and
+    /// waits. `closing` also publishes what waits for Close-Session.
+    pub(crate) async fn publish(self: &Arc<Self>, id: SessionId, closing: bool, patience: Duration) -> Outcome {
+        let mut result = self.start_job(id, closing);
+        let outcome = tokio::time::timeout(patience, result.wait_for(Option::is_some)).await;
         match outcome {
             Ok(Ok(outcome)) => outcome.clone().unwrap_or(Outcome::Refused(Refusal::Internal)),
             Ok(Err(_)) => Outcome::Refused(Refusal::Internal),
@@ -59,8 +68,15 @@ impl Inner {
         }
     }
 
+    /// How long a request waits for a job: an application that answers in its own time is heard
+    /// as long as the client listens.
+    pub(crate) fn patience(&self, directory: &Directory) -> Duration {
+        let own = directory.notification.as_ref().map_or(Duration::ZERO, |it| it.timeout + NOTIFY_MARGIN);
+        own.min(LONGEST_WAIT).max(self.limits.publish_wait)
+    }
+
     /// The result of the job, started if it is not under way.
-    pub(crate) fn start_job(self: &Arc<Self>, id: SessionId) -> watch::Receiver<Option<Outcome>> {
+    pub(crate) fn start_job(self: &Arc<Self>, id: SessionId, closing: bool) -> watch::Receiver<Option<Outcome>> {
         let mut running = self.jobs.lock();
         if let Some(result) = running.get(&id) {
             return result.clone();
@@ -70,16 +86,16 @@ impl Inner {
         let inner = self.clone();
         self.tasks.spawn(async move {
             let entry = Entry { inner: &inner, id };
-            let outcome = inner.run_job(id).await;
+            let outcome = inner.run_job(id, closing).await;
             drop(entry);
             sender.send_replace(Some(outcome));
         });
         result
     }
 
-    async fn run_job(self: &Arc<Self>, id: SessionId) -> Outcome {
+    async fn run_job(self: &Arc<Self>, id: SessionId, closing: bool) -> Outcome {
         for _ in 0..ATTEMPTS {
-            match self.job_step(id).await {
+            match self.job_step(id, closing).await {
                 Ok(Some(outcome)) => return outcome,
                 Ok(None) => {}
                 Err(refusal) => return Outcome::Refused(refusal),
@@ -89,18 +105,31 @@ impl Inner {
     }
 
     /// One step from what the row says; none when there is another.
-    async fn job_step(self: &Arc<Self>, id: SessionId) -> Result<Option<Outcome>, Refusal> {
+    async fn job_step(self: &Arc<Self>, id: SessionId, closing: bool) -> Result<Option<Outcome>, Refusal> {
         self.cache.remove(id);
         let session = match self.sessions.load(id).await.map_err(|error| row_refusal(&error))? {
             Some(Found::Live(session)) => session,
             Some(Found::Ended(_)) | None => return Err(Refusal::SessionNotFound),
         };
         match session.state {
-            State::WaitForClose => Ok(Some(Outcome::Published { total: session.received })),
+            State::WaitForClose => Ok(Some(Outcome::complete(&session))),
+            State::Notify => self.notify(&session).await,
             State::Publish => self.put(&session).await,
-            State::ReceiveFragments if session.is_received() => self.intend(&session).await,
+            State::ReceiveFragments if session.is_received() => self.next_job(&session, closing).await,
             State::ReceiveFragments => Ok(Some(Outcome::Regressed { to: session.received })),
         }
+    }
+
+    /// What is next for a session that is received whole.
+    async fn next_job(self: &Arc<Self>, session: &Session, closing: bool) -> Result<Option<Outcome>, Refusal> {
+        let directory = self.directories.named(&session.directory);
+        if directory.is_some_and(|directory| session.awaits_application(directory)) {
+            return self.intend_to_notify(session).await;
+        }
+        if !closing && directory.is_some_and(|directory| directory.publish == PublishAt::CloseSession) {
+            return Ok(Some(Outcome::complete(session)));
+        }
+        self.intend(session).await
     }
 
     /// Makes the bytes durable, looks at the destination, and commits the intent and the claim.
@@ -124,7 +153,7 @@ impl Inner {
         match commit.map_err(|error| row_refusal(&error))? {
             Commit::Claimed(other) => {
                 tracing::debug!(session = %session.id, %other, "another session is publishing to this destination");
-                Box::pin(self.publish(other)).await;
+                Box::pin(self.publish(other, false, self.limits.publish_wait)).await;
             }
             Commit::Live(_) => fault("intent-after-commit"),
             Commit::Ended(_) | Commit::Moved | Commit::Exceeds(_) => {}
@@ -145,7 +174,7 @@ impl Inner {
         let Some(published) = self.commit(session, &Transition::Published).await? else { return Ok(None) };
         fault("publish-after-commit");
         self.emit(published.progressed_at, &published, SessionEventKind::Published);
-        Ok(Some(Outcome::Published { total: published.received }))
+        Ok(Some(Outcome::complete(&published)))
     }
 
     async fn put_failed(
@@ -172,7 +201,7 @@ impl Inner {
     }
 
     /// All bytes are there and durable.
-    async fn check_whole(
+    pub(crate) async fn check_whole(
         &self,
         store: &Arc<dyn UploadStore>,
         session: &Session,
@@ -205,6 +234,12 @@ impl Inner {
         tracing::warn!(session = %session.id, %refusal, reason, "publishing failed");
         self.emit(session.progressed_at, session, SessionEventKind::PublishFailed { reason });
         refusal
+    }
+}
+
+impl Outcome {
+    fn complete(session: &Session) -> Self {
+        Self::Complete { total: session.received, reply: session.reply.clone() }
     }
 }
 

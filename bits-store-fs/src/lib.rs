@@ -16,6 +16,7 @@ mod lock;
 mod progress;
 mod publish;
 mod reading;
+mod reply;
 mod room;
 mod root;
 mod staging;

@@ -55,7 +55,7 @@ impl Reading {
             }
             Source::Reply(upload) => {
                 let place = Place::of(upload);
-                Self { name: place.reply_name(), folder: place.folder, total: None }
+                Self { name: place.beside(Place::REPLY), folder: place.folder, total: None }
             }
         }
     }

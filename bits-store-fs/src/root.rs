@@ -62,6 +62,11 @@ impl Root {
         self.fd.as_fd()
     }
 
+    /// Its full path.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// The full path of `key`, for messages.
     pub(crate) fn show(&self, key: &str) -> String {
         self.path.join(key).display().to_string()

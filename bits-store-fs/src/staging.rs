@@ -48,9 +48,17 @@ impl Place {
         Self { session: upload.session, folder: folder(&upload.folder), name: upload.session.uuid().to_string() }
     }
 
-    /// The name of the reply of a server application, beside the upload.
-    pub(crate) fn reply_name(&self) -> String {
-        format!("{}.reply", self.name)
+    /// What the reply of a server application is called, besides the upload's name.
+    pub(crate) const REPLY: &str = "reply";
+
+    /// A name beside the upload.
+    pub(crate) fn beside(&self, what: &str) -> String {
+        format!("{}.{what}", self.name)
+    }
+
+    /// Its full path, for messages.
+    pub(crate) fn show_beside(&self, root: &Root, what: &str) -> String {
+        root.show(&format!("{}/{}", self.folder, self.beside(what)))
     }
 
     /// The file's full path, for messages.
@@ -360,10 +368,15 @@ fn open_file(disk: &Disk, place: &Place) -> SysResult<OwnedFd> {
 }
 
 fn make_file(disk: &Disk, place: &Place) -> SysResult<OwnedFd> {
-    let mode = *disk.folder_modes.get(&place.folder).unwrap_or(&disk.folder_mode);
+    make_staging_file(disk, &place.folder, &place.name)
+}
+
+/// Makes a file in a folder `BITS-Sessions`, and the folder.
+pub(crate) fn make_staging_file(disk: &Disk, folder: &str, name: &str) -> SysResult<OwnedFd> {
+    let mode = *disk.folder_modes.get(folder).unwrap_or(&disk.folder_mode);
     for _ in 0..ATTEMPTS {
-        let folder = disk.root.make_folder(&place.folder, FolderMode::Staging(mode))?;
-        match openat(folder, &place.name, FLAGS | OFlags::CREATE | OFlags::EXCL, mode_of(0o600)) {
+        let folder = disk.root.make_folder(folder, FolderMode::Staging(mode))?;
+        match openat(folder, name, FLAGS | OFlags::CREATE | OFlags::EXCL, mode_of(0o600)) {
             // The folder was removed because it was empty.
             Err(Errno::NOENT) => {}
             other => return other,

@@ -4,8 +4,8 @@ use std::{path::Path, sync::Arc};
 
 use async_trait::async_trait;
 use bits_core::{
-    BodyError, BodyStream, Destination, Opened, Precondition, PublishIntent, SessionId, Source, Stopped, StorageKey,
-    StoreError, StoreErrorKind, Upload, UploadStore, Written,
+    BodyError, BodyStream, Destination, Opened, Precondition, PublishIntent, SessionId, SharedFiles, Source, Stopped,
+    StorageKey, StoreError, StoreErrorKind, Upload, UploadStore, Written,
 };
 use futures_util::StreamExt;
 use rustix::fs::{Access, AtFlags, StatVfsMountFlags, accessat, fstatvfs};
@@ -20,6 +20,7 @@ use crate::{
     error::failed,
     publish,
     reading::Reading,
+    reply::{self, Writer},
     room::Room,
     root::{Root, is_removed},
     staging::{self, Disk, Place, Staged},
@@ -87,7 +88,7 @@ pub struct LocalStore {
 }
 
 #[derive(Debug)]
-struct Shared {
+pub(crate) struct Shared {
     disk: Disk,
     table: Table,
     sync: SyncAt,
@@ -206,9 +207,32 @@ impl UploadStore for LocalStore {
         self.turn(session).await.last(work).await
     }
 
+    async fn share(&self, upload: &Upload) -> Result<Option<SharedFiles>, StoreError> {
+        let (session, upload) = (upload.session, upload.clone());
+        let work = move |disk: &Disk, staged: &mut Staged| {
+            let place = Place::of(&upload);
+            staged.open_whole(disk, &place, &upload)?;
+            reply::share(disk, &place).map(Some)
+        };
+        self.turn(session).await.on_thread(work).await
+    }
+
+    async fn write_reply(&self, upload: &Upload, body: &mut BodyStream<'_>) -> Result<u64, Stopped> {
+        reply::write(Writer::new(self.shared.clone(), Place::of(upload)), body).await
+    }
+
+    async fn take_reply(&self, upload: &Upload) -> Result<u64, StoreError> {
+        let place = Place::of(upload);
+        self.on_disk(move |disk| reply::take(disk, &place)).await
+    }
+
     async fn discard(&self, upload: &Upload) -> Result<(), StoreError> {
         let place = Place::of(upload);
-        self.turn(upload.session).await.last(move |disk, staged| staged.discard(disk, &place)).await
+        let work = move |disk: &Disk, staged: &mut Staged| {
+            reply::discard(disk, &place)?;
+            staged.discard(disk, &place)
+        };
+        self.turn(upload.session).await.last(work).await
     }
 
     async fn open(&self, source: Source<'_>) -> Result<Option<Box<dyn Opened>>, StoreError> {
@@ -363,6 +387,10 @@ impl Turn {
 }
 
 impl Shared {
+    pub(crate) fn disk(&self) -> &Disk {
+        &self.disk
+    }
+
     /// Does the work, and closes files that have been left open for long. Blocks.
     fn work<T>(
         &self,

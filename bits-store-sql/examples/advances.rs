@@ -71,6 +71,7 @@ async fn begin(store: &SqliteSessions, number: usize) -> Result<Session, Failure
         folder: StorageKey::parse("upload")?,
         key,
         timeout: Duration::from_secs(14 * 24 * 60 * 60),
+        url: None,
         limit: None,
     };
     let session = store.create(&new).await?;

@@ -7,8 +7,8 @@ mod outbox;
 use std::{fmt, time::Duration};
 
 use bits_core::{
-    Ending, Found, NewSession, Piece, Principal, PublishIntent, Session, SessionId, SessionStoreError, State,
-    StorageKey, Timestamp, Tombstone, VirtualPath,
+    Ending, Found, Hresult, NewSession, Piece, Principal, PublishIntent, Reply, Session, SessionId, SessionStoreError,
+    State, StorageKey, Timestamp, Tombstone, VirtualPath,
 };
 use uuid::Uuid;
 
@@ -44,6 +44,7 @@ pub(crate) fn session(columns: &impl Columns) -> Result<Session, SessionStoreErr
         folder: row.storage_key("folder")?,
         key: row.storage_key("key")?,
         timeout: Duration::from_millis(row.unsigned("timeout")?),
+        url: row.optional_text("url")?,
         limit: None,
     };
     changed(Session::create(&new, created_at), columns)
@@ -63,6 +64,10 @@ pub(crate) fn changed(session: Session, columns: &impl Columns) -> Result<Sessio
         handle: row.optional_text("handle")?,
         intent: row.optional_text("intent")?.map(PublishIntent),
         retry_at: row.optional_integer("retry_at")?.map(Timestamp::from_millis),
+        notification: row.optional_uuid("notification")?,
+        copy: row.flag("copy")?,
+        reply: row.reply()?,
+        refused: row.refused()?,
         progressed_at: row.time("progressed_at")?,
         ..session
     })
@@ -138,6 +143,11 @@ impl<'a, C: Columns> Row<'a, C> {
         self.columns.text(column).map_err(|problem| self.corrupt(column, problem))
     }
 
+    fn optional_uuid(&self, column: &'static str) -> Result<Option<Uuid>, SessionStoreError> {
+        let parse = |text: String| Uuid::try_parse(&text).map_err(|_| self.corrupt(column, "is no UUID"));
+        self.optional_text(column)?.map(parse).transpose()
+    }
+
     fn text(&self, column: &'static str) -> Result<String, SessionStoreError> {
         self.optional_text(column)?.ok_or_else(|| self.corrupt(column, "is null"))
     }
@@ -188,10 +198,23 @@ impl<'a, C: Columns> Row<'a, C> {
 
     fn state(&self) -> Result<State, SessionStoreError> {
         let name = self.text("state")?;
-        [State::ReceiveFragments, State::Publish, State::WaitForClose]
+        State::ALL
             .into_iter()
             .find(|state| state.as_str() == name)
             .ok_or_else(|| self.corrupt("state", format!("is unknown: {name:?}")))
+    }
+
+    fn reply(&self) -> Result<Option<Reply>, SessionStoreError> {
+        match (self.optional_text("reply_url")?, self.optional_unsigned("reply_length")?) {
+            (None, length) => Ok(length.map(|length| Reply::Kept { length })),
+            (Some(url), None) => Ok(Some(Reply::Static(url))),
+            (Some(_), Some(_)) => Err(self.corrupt("reply_length", "stands beside a reply_url")),
+        }
+    }
+
+    fn refused(&self) -> Result<Option<Hresult>, SessionStoreError> {
+        let code = |code| u32::try_from(code).map(Hresult).map_err(|_| self.corrupt("refused", "is no HRESULT"));
+        self.optional_integer("refused")?.map(code).transpose()
     }
 
     fn ending(&self) -> Result<Ending, SessionStoreError> {

@@ -168,7 +168,7 @@ impl SessionStore for MemorySessions {
 
     async fn unpublished(&self, limit: u32) -> Result<Vec<Session>, SessionStoreError> {
         let now = self.clock.now();
-        let due = |session: &&Session| session.state == State::Publish && session.retry_at.is_none_or(|at| at <= now);
+        let due = |session: &&Session| session.state.is_job() && session.retry_at.is_none_or(|at| at <= now);
         Ok(self.select(limit, |row| row.live().filter(due).cloned()))
     }
 

@@ -216,7 +216,8 @@ impl MemoryUploads {
 
     fn cleanup(&self, bucket: &mut Bucket, upload: &Upload) {
         let prefix = staging(upload);
-        bucket.objects.retain(|name, _| !name.starts_with(&prefix));
+        let reply = reply(upload);
+        bucket.objects.retain(|name, _| !name.starts_with(&prefix) || *name == reply);
         if let Some(handle) = &upload.handle {
             bucket.multiparts.remove(handle);
         }
@@ -303,9 +304,24 @@ impl UploadStore for MemoryUploads {
         Ok(())
     }
 
+    async fn write_reply(&self, upload: &Upload, body: &mut BodyStream<'_>) -> Result<u64, Stopped> {
+        let mut data = Vec::new();
+        while let Some(bytes) = body.next().await {
+            data.extend_from_slice(&bytes?);
+        }
+        let mut bucket = self.reach()?;
+        let length = data.len() as u64;
+        bucket.objects.remove(&reply(upload));
+        if length > 0 {
+            bucket.put(reply(upload), data.into(), upload.session, true);
+        }
+        Ok(length)
+    }
+
     async fn discard(&self, upload: &Upload) -> Result<(), StoreError> {
         let mut bucket = self.reach()?;
         self.cleanup(&mut bucket, upload);
+        bucket.objects.remove(&reply(upload));
         Ok(())
     }
 

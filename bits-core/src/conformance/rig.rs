@@ -32,6 +32,7 @@ pub(super) fn new_session(folder: &str, key: &str) -> NewSession {
         folder: StorageKey::parse(folder).expect("the case names a folder"),
         key: StorageKey::parse(key).expect("the case names a key"),
         timeout: std::time::Duration::from_secs(3600),
+        url: None,
         limit: None,
     }
 }

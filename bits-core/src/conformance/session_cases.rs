@@ -7,9 +7,9 @@ use futures_util::future::join_all;
 
 use super::rig::{fresh_id, new_session};
 use crate::{
-    After, Census, Commit, ContentRange, Ending, Excess, Filter, Found, NewSession, Piece, Principal, PublishIntent,
-    Quota, QuotaOf, Session, SessionId, SessionStore, SessionStoreError, State, StorageKey, Timestamp, Tombstone,
-    Transition, VirtualPath,
+    After, Census, Commit, ContentRange, Ending, Excess, Filter, Found, Hresult, NewSession, Piece, Principal,
+    PublishIntent, Quota, QuotaOf, Reply, Session, SessionId, SessionStore, SessionStoreError, State, StorageKey,
+    Timestamp, Tombstone, Transition, VirtualPath,
 };
 
 /// A store under test.
@@ -561,13 +561,35 @@ pub(super) async fn expired_sessions_are_found(probe: impl SessionProbe) {
     assert!(matches!(load(store, over.id).await, Some(Found::Ended(_))));
 }
 
+/// A notification has one id, whatever comes of its tries, and a regress ends a try.
+pub(super) async fn a_notification_keeps_its_id(probe: impl SessionProbe) {
+    let store = probe.store();
+    for failure in [undelivered(None), undelivered(Some(Hresult(0x8019_0193))), Transition::Regress { to: 10 }] {
+        let first = reach(store, Stage::Notify).await;
+        let failed = live(store.commit(&first, &failure).await);
+        assert_eq!((failed.state, failed.retry_at), (State::ReceiveFragments, None));
+        assert_eq!(
+            store.commit(&first, &Transition::Delivered { reply: None, copy: false }).await.unwrap(),
+            Commit::Moved
+        );
+        let again = live(store.commit(&failed, &notify(9)).await);
+        assert_eq!((again.notification, again.refused), (first.notification, None));
+        assert!(again.epoch > first.epoch);
+        let reply = Some(Reply::Static("https://a.example/{r}".to_owned()));
+        let done = live(store.commit(&again, &Transition::Delivered { reply: reply.clone(), copy: false }).await);
+        assert_eq!((done.state, &done.reply), (State::WaitForClose, &reply));
+        assert_eq!(load(store, done.id).await, Some(Found::Live(done)));
+    }
+}
+
 /// What is to be published, and when.
 pub(super) async fn unpublished_sessions_are_found(probe: impl SessionProbe) {
     let store = probe.store();
     let now = store.now().await.unwrap();
     let mut due = Vec::new();
-    for until in [None, Some(Timestamp::from_millis(1)), Some(now), Some(now + HOUR)] {
-        let mut session = reach(store, Stage::Publish).await;
+    let times = [None, Some(Timestamp::from_millis(1)), Some(now), Some(now + HOUR)];
+    for (until, stage) in times.into_iter().flat_map(|until| [(until, Stage::Publish), (until, Stage::Notify)]) {
+        let mut session = reach(store, stage).await;
         if let Some(until) = until {
             session = live(store.commit(&session, &Transition::Postpone { until }).await);
         }
@@ -575,7 +597,7 @@ pub(super) async fn unpublished_sessions_are_found(probe: impl SessionProbe) {
             due.push(session);
         }
     }
-    for stage in [Stage::Received, Stage::WaitForClose] {
+    for stage in [Stage::Received, Stage::Refused, Stage::Delivered, Stage::WaitForClose] {
         reach(store, stage).await;
     }
     let cancelled = reach(store, Stage::Publish).await;
@@ -696,6 +718,7 @@ pub(super) async fn values_at_the_limits(probe: impl SessionProbe) {
         folder: StorageKey::ROOT,
         key: StorageKey::parse(&path[1..]).unwrap(),
         timeout: Duration::from_millis(365 * 24 * 3600 * 1000 * 200 + 1),
+        url: Some(format!("http://[2001:db8::1]:8080{}?'\"=%00&{}", "/%C3%BC".repeat(1000), "q".repeat(2200))),
         limit: Some(u32::MAX),
         ..plain()
     };
@@ -733,18 +756,28 @@ pub(super) enum Stage {
     Begun,
     Partly,
     Received,
+    Notify,
+    NotifyPostponed,
+    Refused,
+    NotifyAgain,
+    Delivered,
     Publish,
     Postponed,
     WaitForClose,
 }
 
 impl Stage {
-    pub(super) const ALL: [Self; 8] = [
+    pub(super) const ALL: [Self; 13] = [
         Self::Fresh,
         Self::Named,
         Self::Begun,
         Self::Partly,
         Self::Received,
+        Self::Notify,
+        Self::NotifyPostponed,
+        Self::Refused,
+        Self::NotifyAgain,
+        Self::Delivered,
         Self::Publish,
         Self::Postponed,
         Self::WaitForClose,
@@ -758,8 +791,12 @@ impl Stage {
             Self::Begun => begin(10),
             Self::Partly => advance(6, &[piece(0, 4, "first"), piece(4, 2, "second")]),
             Self::Received => advance(10, &[piece(6, 4, "third")]),
+            Self::Notify => notify(1),
+            Self::NotifyAgain => notify(2),
+            Self::Refused => undelivered(Some(Hresult(0x8007_0005))),
+            Self::Delivered => Transition::Delivered { reply: Some(Reply::Kept { length: 7 }), copy: true },
             Self::Publish => intend(),
-            Self::Postponed => Transition::Postpone { until: Timestamp::from_millis(123_456) },
+            Self::NotifyPostponed | Self::Postponed => Transition::Postpone { until: Timestamp::from_millis(123_456) },
             Self::WaitForClose => Transition::Published,
         }
     }
@@ -824,6 +861,12 @@ pub(super) fn transitions(session: &Session) -> Vec<Transition> {
             handle: None,
             durable: false,
         },
+        notify(3),
+        Transition::Delivered { reply: None, copy: false },
+        Transition::Delivered { reply: Some(Reply::Kept { length: 1 << 62 }), copy: true },
+        Transition::Delivered { reply: Some(Reply::Static("http://a.example/r".to_owned())), copy: false },
+        undelivered(None),
+        undelivered(Some(Hresult(u32::MAX))),
         Transition::Regress { to: 0 },
         Transition::Regress { to: at },
         Transition::Regress { to: at + 1 },
@@ -850,6 +893,14 @@ pub(super) fn advance(to: u64, pieces: &[Piece]) -> Transition {
         handle: Some(format!("handle {to}")),
         durable: true,
     }
+}
+
+fn undelivered(refused: Option<Hresult>) -> Transition {
+    Transition::Undelivered { refused, reason: Some("down".to_owned()), at: Timestamp::from_millis(5) }
+}
+
+fn notify(number: u128) -> Transition {
+    Transition::Notify { id: uuid::Uuid::from_u128(number) }
 }
 
 fn intend() -> Transition {

@@ -83,6 +83,7 @@ suite! {$
     unclean_tombstones_are_listed
     old_tombstones_are_purged
     expired_sessions_are_found
+    a_notification_keeps_its_id
     unpublished_sessions_are_found
     lists_are_filtered
     lists_are_filtered_by_idle_time

@@ -51,6 +51,7 @@ impl Server {
             folder: StorageKey::parse("in").unwrap(),
             key,
             timeout: TIMEOUT,
+            url: None,
             limit: None,
         };
         ready(self.sessions.create(&new)).unwrap()
@@ -128,6 +129,7 @@ impl Server {
         let published = match session.on_close(form) {
             CloseDecision::Discard | CloseDecision::End => Ok(session),
             CloseDecision::Publish => self.publish(session),
+            CloseDecision::Refuse(refusal) => Err(refusal),
             CloseDecision::PublishEmpty => self.publish(self.begin(session, 0)),
         };
         match published {

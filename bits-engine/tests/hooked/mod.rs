@@ -8,7 +8,7 @@ use std::sync::{
 use async_trait::async_trait;
 use bits_core::{
     BodyStream, Destination, Ending, Found, Opened, Piece, Precondition, PublishIntent, Session, SessionStore, Source,
-    StorageKey, StoreError, StoreErrorKind, Transition, Upload, UploadStore, Written,
+    Stopped, StorageKey, StoreError, StoreErrorKind, Transition, Upload, UploadStore, Written,
     conformance::{MemorySessions, MemoryUploads},
 };
 
@@ -94,6 +94,10 @@ impl UploadStore for Hooked {
 
     async fn discard_pieces(&self, upload: &Upload, pieces: &[Piece]) -> Result<(), StoreError> {
         self.inner.discard_pieces(upload, pieces).await
+    }
+
+    async fn write_reply(&self, upload: &Upload, body: &mut BodyStream<'_>) -> Result<u64, Stopped> {
+        self.inner.write_reply(upload, body).await
     }
 
     async fn open(&self, source: Source<'_>) -> Result<Option<Box<dyn Opened>>, StoreError> {

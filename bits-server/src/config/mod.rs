@@ -281,6 +281,8 @@ impl DirectoryConfig {
             publish: self.publish,
             conflict_status: self.conflict_status,
             host_id: self.host_id.as_ref().map(host),
+            notification: None,
+            public_url: None,
             access: self.access(),
             per_user_folder: self.per_user_folder,
         }

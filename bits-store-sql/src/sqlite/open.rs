@@ -240,6 +240,7 @@ fn migrator() -> Migrator {
         migration(2, "directories", include_str!("../../migrations/sqlite/0002_directories.sql")),
         migration(3, "outbox", include_str!("../../migrations/sqlite/0003_outbox.sql")),
         migration(4, "unfinished bytes", include_str!("../../migrations/sqlite/0004_unfinished_bytes.sql")),
+        migration(5, "notifications", include_str!("../../migrations/sqlite/0005_notifications.sql")),
     ])
 }
 

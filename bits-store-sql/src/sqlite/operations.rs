@@ -5,8 +5,8 @@
 
 use async_trait::async_trait;
 use bits_core::{
-    After, Commit, Illegal, NewSession, OutboxEvent, Piece, Quota, Session, SessionId, SessionStoreError, Tombstone,
-    Transition,
+    After, Commit, Illegal, NewSession, OutboxEvent, Piece, Quota, Reply, Session, SessionId, SessionStoreError, State,
+    Tombstone, Transition,
 };
 use sqlx::{
     Sqlite, SqliteConnection,
@@ -51,7 +51,8 @@ impl Operation for Create {
             .bind(new.folder.as_str().to_owned())
             .bind(new.key.as_str().to_owned())
             .bind(to_millis(new.timeout))
-            .bind(new.limit.map(i64::from));
+            .bind(new.limit.map(i64::from))
+            .bind(new.url.clone());
         let row = fetch(statement, connection).await?.ok_or(SessionStoreError::Limit)?;
         let session = rows::session(&row)?;
         tell(subscribers, &OutboxEvent::created(&session), connection).await?;
@@ -114,6 +115,21 @@ impl Change {
             }
             Transition::Intend(intent) => self.at(statements::INTEND)?.bind(intent.0.clone()),
             Transition::Withdraw => self.at(statements::WITHDRAW)?,
+            Transition::Notify { id } => self.at(statements::NOTIFY)?.bind(id.to_string()),
+            Transition::Delivered { reply, copy } => {
+                let (url, length) = match reply {
+                    None => (None, None),
+                    Some(Reply::Static(url)) => (Some(url.clone()), None),
+                    Some(Reply::Kept { length }) => (None, Some(to_integer(*length)?)),
+                };
+                self.at(statements::NOTIFIED)?.bind(*copy).bind(url).bind(length)
+            }
+            Transition::Undelivered { refused, .. } => {
+                self.at(statements::NOT_NOTIFIED)?.bind(refused.map(|code| i64::from(code.0)))
+            }
+            Transition::Postpone { until } if self.from.state == State::Notify => {
+                self.at(statements::POSTPONE_NOTIFYING)?.bind(until.as_millis())
+            }
             Transition::Postpone { until } => self.at(statements::POSTPONE)?.bind(until.as_millis()),
             Transition::Published => self.at(statements::PUBLISHED)?,
             Transition::End(ending) => self.at(statements::END)?.bind(self.from.state.as_str()).bind(ending.as_str()),

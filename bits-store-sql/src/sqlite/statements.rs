@@ -10,7 +10,8 @@ macro_rules! now {
 macro_rules! session_columns {
     () => {
         "id, principal, address, directory, destination, storage, folder, key, state, epoch, total, fragment_seen, \
-         received, synced, incarnation, handle, intent, retry_at, created_at, progressed_at, timeout"
+         received, synced, incarnation, handle, intent, retry_at, created_at, progressed_at, timeout, \
+         url, notification, copy, reply_url, reply_length, refused"
     };
 }
 
@@ -18,7 +19,8 @@ macro_rules! session_columns {
 /// change itself.
 macro_rules! changing_columns {
     () => {
-        "id, state, epoch, total, fragment_seen, received, synced, incarnation, handle, intent, retry_at, progressed_at"
+        "id, state, epoch, total, fragment_seen, received, synced, incarnation, handle, intent, retry_at, progressed_at, \
+         notification, copy, reply_url, reply_length, refused"
     };
 }
 
@@ -101,9 +103,10 @@ statements! {
 
     /// No row where the principal has as many unfinished sessions as allowed.
     CREATE = concat!(
-        "INSERT INTO session (id, principal, address, directory, destination, storage, folder, key, timeout, \
-           state, epoch, fragment_seen, received, synced, incarnation, created_at, progressed_at, expires_at) \
-         SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, 'receiving', 0, 0, 0, 0, '', clock.now, clock.now, clock.now + ?9 \
+        "INSERT INTO session (id, principal, address, directory, destination, storage, folder, key, timeout, url, \
+           state, epoch, fragment_seen, received, synced, incarnation, copy, created_at, progressed_at, expires_at) \
+         SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?11, \
+           'receiving', 0, 0, 0, 0, '', 0, clock.now, clock.now, clock.now + ?9 \
          FROM (SELECT ", now!(), " AS now) AS clock \
          WHERE CASE WHEN ?10 IS NULL THEN TRUE \
            ELSE (SELECT count(*) FROM session WHERE principal = ?2 AND state <> 'complete') < ?10 END \
@@ -132,11 +135,26 @@ statements! {
              progressed_at = ", now!()
         )
     );
-    /// While receiving or publishing, which the caller names.
+    /// While receiving, notifying or publishing, which the caller names.
     REGRESS = update!(
         "?5",
         "received = ?4, synced = min(synced, ?4), epoch = epoch + 1, state = 'receiving', intent = NULL, retry_at = NULL"
     );
+    NOTIFY = update!(
+        "'receiving'",
+        "state = 'notifying', epoch = epoch + 1, synced = received, notification = coalesce(notification, ?4), \
+         refused = NULL",
+        "received = total AND copy = 0"
+    );
+    NOTIFIED = update!(
+        "'notifying'",
+        concat!(
+            "state = iif(?4, 'receiving', 'complete'), copy = ?4, reply_url = ?5, reply_length = ?6, \
+             retry_at = NULL, progressed_at = ", now!()
+        )
+    );
+    NOT_NOTIFIED = update!("'notifying'", "state = 'receiving', refused = ?4, retry_at = NULL");
+    POSTPONE_NOTIFYING = update!("'notifying'", "retry_at = ?4");
     INTEND = update!(
         "'receiving'",
         "state = 'publishing', epoch = epoch + 1, synced = received, intent = ?4",
@@ -195,7 +213,7 @@ statements! {
          FROM session WHERE id = ?1 \
          UNION ALL \
          SELECT id, principal, NULL, NULL, destination, storage, folder, key, NULL, NULL, NULL, NULL, \
-           NULL, NULL, NULL, handle, NULL, NULL, NULL, NULL, NULL, ending, published, ended_at, keep_until, unclean \
+           NULL, NULL, NULL, handle, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, ending, published, ended_at, keep_until, unclean \
          FROM tombstone WHERE id = ?1"
     );
     CENSUS = concat!(
@@ -210,7 +228,7 @@ statements! {
     /// The sum keeps the cast from giving the comparison another type than the index has.
     UNPUBLISHED = concat!(
         "SELECT ", session_columns!(), " FROM session \
-         WHERE state = 'publishing' AND coalesce(retry_at, 0) <= 0 + ", now!(), " ORDER BY coalesce(retry_at, 0) LIMIT ?1"
+         WHERE state IN ('publishing', 'notifying') AND coalesce(retry_at, 0) <= 0 + ", now!(), " ORDER BY coalesce(retry_at, 0) LIMIT ?1"
     );
     UNCLEAN = concat!(
         "SELECT ", tombstone_columns!(), " FROM tombstone WHERE unclean = 1 ORDER BY ended_at LIMIT ?1"

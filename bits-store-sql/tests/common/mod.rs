@@ -34,6 +34,7 @@ pub(crate) fn new_session() -> NewSession {
         folder: StorageKey::parse("upload").unwrap(),
         key: StorageKey::parse(&format!("upload/{id}.bin")).unwrap(),
         timeout: HOUR,
+        url: None,
         limit: None,
     }
 }

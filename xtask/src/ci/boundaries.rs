@@ -25,6 +25,7 @@ const BOUNDARIES: &[Boundary] = &[
         package: "bits-engine",
         features: "",
         direct: &[
+            "async-trait",
             "bits-core",
             "bytes",
             "futures-core",
@@ -32,6 +33,7 @@ const BOUNDARIES: &[Boundary] = &[
             "http",
             "jiff",
             "percent-encoding",
+            "thiserror",
             "tokio",
             "tokio-util",
             "tracing",
