@@ -19,6 +19,8 @@ pub struct Directory {
     pub store_as: StoreAs,
     /// Whether uploads are taken.
     pub upload_enabled: bool,
+    /// Whether published files are given to whoever may upload.
+    pub download_enabled: bool,
     /// The largest upload in bytes.
     pub maximum_upload_size: u64,
     /// The largest fragment in bytes.
@@ -71,6 +73,7 @@ impl Directory {
             storage_path,
             store_as: StoreAs::default(),
             upload_enabled: true,
+            download_enabled: false,
             maximum_upload_size: u64::MAX,
             maximum_fragment_size: 64 << 20,
             allow_overwrites: false,

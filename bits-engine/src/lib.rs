@@ -10,6 +10,7 @@
 mod body;
 mod cache;
 mod directories;
+mod download;
 mod end;
 mod engine;
 mod faults;

@@ -8,15 +8,16 @@ use std::{io, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response, header};
-use http_body_util::Full;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 
 use crate::{
+    download::AnswerBody,
     peer::Peer,
     serve::{Phase, Stopping},
     service::{self, Hangup, Service},
     socket::{Activity, Socket, Transport},
+    tracked::{Answering, Tracked},
 };
 
 /// A connection that is idle for as long is taken from hyper.
@@ -36,7 +37,8 @@ pub struct ConnectionLimits {
     pub connections_per_address: Option<u32>,
     /// How long a request's head may take, and before the first one PROXY header and TLS handshake.
     pub header_timeout: Duration,
-    /// How long a connection may be silent between two requests.
+    /// How long a connection may be silent between two requests, and how long it may take nothing
+    /// of an answer.
     pub idle_timeout: Duration,
 }
 
@@ -120,17 +122,16 @@ async fn serve_busy(
     let answer = service_fn(|request| {
         let (activity, draining) = (activity.clone(), stopping.clone());
         async move {
-            activity.begin();
+            let answering = Answering::new(activity);
             let answered = service.answer(request, peer.clone()).await;
-            activity.end();
-            let mut response = answered?;
+            let mut response = answered?.map(|body| Tracked::new(body, answering));
             if draining.phase() != Phase::Serving {
                 response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
-            Ok::<Response<Full<Bytes>>, Hangup>(response)
+            Ok::<Response<Tracked<AnswerBody>>, Hangup>(response)
         }
     });
-    let socket = Socket::new(stream, read_ahead, activity.clone());
+    let socket = Socket::new(stream, read_ahead, activity.clone(), limits.idle_timeout);
     let mut connection = builder(limits).serve_connection(TokioIo::new(socket), answer);
     let mut watched = stopping.clone();
     let mut told = false;

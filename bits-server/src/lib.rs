@@ -17,6 +17,7 @@ pub mod config;
 #[cfg(all(feature = "fs", feature = "sqlite"))]
 pub mod confine;
 mod connection;
+mod download;
 mod forwarded;
 mod listener;
 mod metrics;
@@ -37,6 +38,7 @@ pub mod stores;
 #[cfg(all(feature = "fs", feature = "sqlite"))]
 mod sys;
 mod tls;
+mod tracked;
 
 pub use auth::Authentication;
 pub use connection::ConnectionLimits;

@@ -10,12 +10,13 @@ use bits_engine::{Body, Caller, Engine};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header as http_header, request::Parts};
-use http_body_util::{BodyDataStream, Full};
+use http_body_util::{BodyDataStream, Either, Full};
 use hyper::body::Incoming;
 use tracing::Instrument;
 
 use crate::{
     auth::{Authentication, Denial, Proof},
+    download::{self, AnswerBody},
     forwarded::TrustedProxies,
     peer::Peer,
 };
@@ -34,7 +35,7 @@ impl Service {
         Self { engine, authentication, proxies, numbers: Arc::default() }
     }
 
-    pub(crate) async fn answer(&self, request: Request<Incoming>, peer: Peer) -> Result<Response<Full<Bytes>>, Hangup> {
+    pub(crate) async fn answer(&self, request: Request<Incoming>, peer: Peer) -> Result<Response<AnswerBody>, Hangup> {
         let (head, body) = request.into_parts();
         let peer = self.proxies.of_request(peer, &head.headers);
         let number = self.numbers.fetch_add(1, Ordering::Relaxed);
@@ -43,20 +44,32 @@ impl Service {
         let answering = async {
             match self.identify(&head, &peer).await {
                 Ok(proof) => self.answer_known(&head, body, &peer, proof).await,
-                Err(denial) => Some(self.deny(&head, body, denial).await),
+                Err(denial) => Some(self.deny(&head, body, denial).await.map(Either::Left)),
             }
         };
         answering.instrument(span).await.ok_or(Hangup)
     }
 
-    async fn answer_known(&self, head: &Parts, body: Body, peer: &Peer, proof: Proof) -> Option<Response<Full<Bytes>>> {
+    async fn answer_known(&self, head: &Parts, body: Body, peer: &Peer, proof: Proof) -> Option<Response<AnswerBody>> {
         let caller = Caller { principal: proof.principal.clone(), address: Some(peer.address) };
         let mut response = match Form::of(head) {
-            Some(_) => self.packet(head, caller, body).await?,
-            None => no_packet(&head.method),
+            Some(_) => self.packet(head, caller, body).await?.map(Either::Left),
+            None if matches!(head.method, Method::GET | Method::HEAD) => self.download(head, &caller).await,
+            None => no_packet(&head.method).map(Either::Left),
         };
         proof.complete(&mut response);
         Some(response)
+    }
+
+    async fn download(&self, head: &Parts, caller: &Caller) -> Response<AnswerBody> {
+        let response = match self.engine.open_published(head.uri.path(), caller).await {
+            Ok(opened) => download::serve(opened, head),
+            Err(Refusal::PathNotFound) => no_packet(&head.method).map(Either::Left),
+            Err(refusal) => download::refused(&refusal),
+        };
+        let (method, path, status) = (&head.method, head.uri.path().escape_default(), response.status().as_u16());
+        tracing::debug!(%method, %path, status, "download answered");
+        response
     }
 
     async fn packet(&self, head: &Parts, caller: Caller, body: Body) -> Option<Response<Full<Bytes>>> {

@@ -16,6 +16,7 @@ use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
     net::TcpStream,
     sync::Notify,
+    time::Sleep,
 };
 use tokio_rustls::server::TlsStream;
 
@@ -158,11 +159,26 @@ pub(crate) struct Socket {
     /// Bytes that were read before and not used.
     read_ahead: Bytes,
     activity: Arc<Activity>,
+    idle_timeout: Duration,
+    /// Runs while the client takes nothing.
+    blocked: Option<Pin<Box<Sleep>>>,
 }
 
 impl Socket {
-    pub(crate) fn new(stream: Transport, read_ahead: Bytes, activity: Arc<Activity>) -> Self {
-        Self { stream, read_ahead, activity }
+    /// Writing fails when the client takes nothing for `idle_timeout`.
+    pub(crate) fn new(stream: Transport, read_ahead: Bytes, activity: Arc<Activity>, idle_timeout: Duration) -> Self {
+        Self { stream, read_ahead, activity, idle_timeout, blocked: None }
+    }
+
+    fn in_time<T>(&mut self, context: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if written.is_ready() {
+            self.blocked = None;
+            return written;
+        }
+        let idle_timeout = self.idle_timeout;
+        let timer = self.blocked.get_or_insert_with(|| Box::pin(tokio::time::sleep(idle_timeout)));
+        ready!(timer.as_mut().poll(context));
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client took nothing of the answer for too long")))
     }
 }
 
@@ -183,12 +199,14 @@ impl AsyncRead for Socket {
 
 impl AsyncWrite for Socket {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, bytes)
+        let written = Pin::new(&mut self.stream).poll_write(context, bytes);
+        self.in_time(context, written)
     }
 
     /// hyper flushes its socket when nothing is left in its own buffer.
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(Pin::new(&mut self.stream).poll_flush(context))?;
+        let flushed = Pin::new(&mut self.stream).poll_flush(context);
+        ready!(self.in_time(context, flushed))?;
         self.activity.unflushed.store(false, Ordering::Release);
         Poll::Ready(Ok(()))
     }
@@ -206,6 +224,7 @@ impl AsyncWrite for Socket {
         context: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
+        let written = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
+        self.in_time(context, written)
     }
 }

@@ -207,7 +207,7 @@ fn an_unknown_key() {
 #[test]
 fn keys_of_features_that_are_not_there_yet() {
     for (line, key) in [
-        ("download_enabled = true", "download_enabled"),
+        ("certificate_principal = \"subject\"", "certificate_principal"),
         ("notification_type = \"by-value\"", "notification_type"),
         ("authentication = [\"basic\"]", "authentication"),
     ] {

@@ -22,6 +22,8 @@ pub(crate) const TESTS: &[Package] = &[
     Package { program: "setpriv", name: "util-linux", reason: "servers that may do less than root" },
     Package { program: "systemd-analyze", name: "systemd", reason: "says how exposed the service is" },
     Package { program: "mount", name: "mount", reason: "small and read-only file systems" },
+    Package { program: "curl", name: "curl", reason: "downloads as others do" },
+    Package { program: "wget", name: "wget", reason: "downloads as others do" },
     Package { program: "mkfs.ext4", name: "e2fsprogs", reason: "file systems that lose power" },
 ];
 

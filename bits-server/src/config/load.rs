@@ -5,6 +5,8 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use bits_core::StoreAs;
+
 use super::access;
 use super::error::{Location, Problems};
 use super::keys::Section;
@@ -150,6 +152,10 @@ fn directory(table: &Table, base: &Path, problems: &mut Problems) -> DirectoryCo
     if directory.maximum_fragment_size.is_some_and(|size| size < SMALLEST_FRAGMENT) {
         let message = "is under 5KiB, the least that clients can go down to; write at least \"5KiB\"";
         problems.add(table.location("maximum_fragment_size"), "directories.maximum_fragment_size", message);
+    }
+    if directory.download_enabled && directory.store_as != StoreAs::default() {
+        let message = "needs store_as = \"{path}\": files under other names than they were uploaded to cannot be found";
+        problems.add(table.location("download_enabled"), "directories.download_enabled", message);
     }
     for (name, mode, needed) in
         [("file_mode", directory.file_mode, 0o600), ("folder_mode", directory.folder_mode, 0o700)]

@@ -194,6 +194,8 @@ section! {
         store_as: StoreAs = "{path}";
         /// Whether uploads are taken.
         upload_enabled: bool = "true";
+        /// Whether published files can be fetched; only where `store_as` is `{path}`.
+        download_enabled: bool = "false";
         /// The largest upload.
         maximum_upload_size: Option<Size> = "unlimited";
         /// The largest fragment, at least 5 KiB.
@@ -240,8 +242,6 @@ section! {
     later {
         /// Another storage for this directory.
         storage_url: String = "";
-        /// Whether published files can be fetched.
-        download_enabled: bool = "false";
         /// How the server application is told of an upload: `none`, `by-reference` or `by-value`.
         notification_type: String = "none";
         /// Where the server application is; a relative URL resolves against the upload's.
@@ -266,6 +266,7 @@ impl DirectoryConfig {
             storage_path: self.storage_path.clone(),
             store_as: self.store_as.clone(),
             upload_enabled: self.upload_enabled,
+            download_enabled: self.download_enabled,
             maximum_upload_size: bytes(self.maximum_upload_size),
             maximum_fragment_size: bytes(self.maximum_fragment_size),
             allow_overwrites: self.allow_overwrites,
