@@ -206,11 +206,9 @@ fn an_unknown_key() {
 
 #[test]
 fn keys_of_features_that_are_not_there_yet() {
-    for (line, key) in [
-        ("certificate_principal = \"subject\"", "certificate_principal"),
-        ("notification_type = \"by-value\"", "notification_type"),
-        ("authentication = [\"basic\"]", "authentication"),
-    ] {
+    for (line, key) in
+        [("storage_url = \"s3://bucket\"", "storage_url"), ("notification_type = \"by-value\"", "notification_type")]
+    {
         let mut server = Server::prepare(ServerOptions::directory(line));
         assert_says(&fails(&mut server, 2), &["bits.toml:3", key, "not supported yet"]);
     }
