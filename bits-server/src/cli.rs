@@ -99,7 +99,8 @@ pub(crate) enum SessionsCommand {
         #[arg(long)]
         json: bool,
     },
-    /// End a session; a running server deletes its data within seconds, another one when it starts.
+    /// End a session. A running server deletes its data within seconds, another one when it starts; a
+    /// client that still works on it starts over.
     Cancel {
         /// Its id, with or without braces.
         id: String,

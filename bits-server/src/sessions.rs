@@ -86,7 +86,10 @@ async fn list(store: &dyn SessionStore, mut filter: Filter, json: bool) -> Resul
             user.escape_debug().to_string(),
         );
     }
-    let _ = write!(text, "{} live sessions", sessions.len());
+    let _ = match sessions.len() {
+        1 => write!(text, "1 live session"),
+        count => write!(text, "{count} live sessions"),
+    };
     Ok(text)
 }
 
@@ -101,7 +104,17 @@ async fn show(store: &dyn SessionStore, id: SessionId, json: bool) -> Result<Str
         return Ok(pretty(&value));
     }
     let Value::Object(fields) = value else { return Ok(String::new()) };
-    Ok(fields.iter().map(|(name, value)| format!("{name:14} {value}\n")).collect())
+    Ok(fields.iter().map(|(name, value)| format!("{name:15} {}\n", plain(name, value))).collect())
+}
+
+/// A value for people, on one line.
+fn plain(name: &str, value: &Value) -> String {
+    match value {
+        Value::Null => "-".to_owned(),
+        Value::String(user) if name == "user" && user.is_empty() => Principal::ANONYMOUS.to_string(),
+        Value::String(text) => text.escape_debug().to_string(),
+        other => other.to_string(),
+    }
 }
 
 async fn sweep(store: &dyn SessionStore, json: bool) -> Result<String, Failure> {

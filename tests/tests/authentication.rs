@@ -20,6 +20,7 @@ const HASH: &str = "$2y$05$c4WoMPo3SXsafkva.HHa6uXQZWr7oboPiC2bT/r7q1BB8I2s0BRqC
 const PASSWORD: &str = "myPassword";
 const ACCESS_DENIED: u32 = 0x8007_0005;
 const SESSION_NOT_FOUND: u32 = 0x8020_001F;
+const DISK_FULL: u32 = 0x8007_0070;
 const PATH: &str = "/upload/a";
 const OFFER: &str = "Basic realm=\"BITS\", charset=\"UTF-8\"";
 
@@ -417,4 +418,28 @@ fn curl_logs_in() {
     };
     assert_eq!(curl(&format!("jo:{PASSWORD}")), "200");
     assert_eq!(curl("jo:wrong"), "401");
+}
+
+/// What each user has under way counts in full against a quota of their own; the log says whose
+/// was reached, and a session that ends makes room.
+#[test]
+fn unfinished_bytes_are_counted_for_each_user() {
+    let server = start(options("unfinished_bytes_per_user = \"1KiB\""), &["jo", "jim"]);
+    let mut raw = server.raw();
+    let first = session_of(&mut raw, "jo", PATH);
+    assert_next(&raw.ask(&fragment("jo", PATH, &first, b"hello", 1020)), 5);
+    let second = session_of(&mut raw, "jo", "/upload/b");
+    let small = fragment("jo", "/upload/b", &second, b"hello", 5);
+    assert_error(&raw.ask(&small), 500, DISK_FULL);
+    let log = server.log();
+    let refused = log.lines().find(|line| line.contains("unfinished_bytes_per_user")).expect("the log says it");
+    for part in [" INFO ", "user=\"jo", "limit=1024", "used=1020", "upload=5", &second] {
+        assert!(refused.contains(part), "{part} is not in {refused}");
+    }
+    let other = session_of(&mut raw, "jim", "/upload/c");
+    assert_next(&raw.ask(&fragment("jim", "/upload/c", &other, b"hello", 1024)), 5);
+
+    assert_ok(&raw.ask(&Packet::cancel(Form::Native, PATH, &first).from("jo", PASSWORD)), 200);
+    assert_next(&raw.ask(&small), 5);
+    assert!(server.file("upload/b").unwrap() == b"hello");
 }

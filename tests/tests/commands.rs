@@ -30,6 +30,11 @@ fn sessions_are_listed_shown_and_cancelled() {
         }
         let listed = said(&run(&server, &["sessions", "list"]));
         assert!(listed.contains(&session) && listed.contains("5/11"), "{listed}");
+        assert!(listed.trim_end().ends_with("\n1 live session"), "{listed}");
+        let shown = said(&run(&server, &["sessions", "show", &session]));
+        for line in ["user            anonymous", "destination     /upload/a b/file.bin", "retry_at        -"] {
+            assert!(shown.lines().any(|it| it == line), "{line} is not in {shown}");
+        }
         assert!(!said(&run(&server, &["sessions", "list", "--idle", "1d"])).contains(&session));
         assert!(!said(&run(&server, &["sessions", "list", "--user", "somebody@else"])).contains(&session));
         assert!(said(&run(&server, &["sessions", "list", "--path", "/upload/a"])).contains(&session));

@@ -51,7 +51,7 @@ pub(crate) enum JobError {
     Unknown(String),
     #[error("{0} is the beginning of several jobs; give more of the name")]
     Ambiguous(String),
-    #[error("another process works on job {0}")]
+    #[error("another process works on job {0}; stop that one first, nothing is lost by it")]
     Busy(String),
     #[error("the job file {} cannot be understood: {cause}; remove it, or use the version of bits that wrote it", path.display())]
     Broken { path: PathBuf, cause: String },

@@ -1,12 +1,13 @@
 //! Shows how an upload gets on: a bar on a terminal, plain lines elsewhere.
 
 use std::{
+    fmt::Write,
     io::IsTerminal,
     time::{Duration, Instant},
 };
 
 use bits_client::{Event, Job};
-use indicatif::{HumanBytes, HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{HumanBytes, HumanDuration, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
 /// The time between two plain lines.
 const PERIOD: Duration = Duration::from_secs(5);
@@ -137,9 +138,17 @@ fn seconds(pause: Duration) -> String {
 
 fn style() -> ProgressStyle {
     let template =
-        "{prefix} [{bar:30}] {percent} % {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec}, {eta} left";
+        "{prefix} [{bar:30}] {percent} % {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec}{time_left}";
     let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
-    style.progress_chars("=> ")
+    style.progress_chars("=> ").with_key("time_left", time_left)
+}
+
+/// Nothing where nothing moves: that takes for ever, not no time.
+fn time_left(state: &ProgressState, text: &mut dyn Write) {
+    if state.per_sec() >= 1.0 {
+        // The bar's own buffer takes all text.
+        let _ = write!(text, ", {:#} left", HumanDuration(state.eta()));
+    }
 }
 
 #[cfg(test)]
@@ -177,9 +186,25 @@ mod tests {
         bar.force_draw();
         let shown = terminal.contents();
         assert!(shown.contains("name [=======>") && shown.contains("25 % 250 B/1000 B"), "{shown}");
-        assert!(shown.contains("/s, ") && shown.contains(" left"), "{shown}");
+        assert!(shown.contains("/s"), "{shown}");
         show.end();
         assert_eq!(terminal.contents(), "");
+    }
+
+    #[test]
+    fn the_time_left_is_shown_while_something_moves() {
+        let terminal = InMemoryTerm::new(5, 100);
+        let target = ProgressDrawTarget::term_like(Box::new(terminal.clone()));
+        let Show::Bar(bar) = Show::bar("name", 1 << 40, 0, target) else { unreachable!("made as a bar") };
+        bar.force_draw();
+        let waiting = terminal.contents();
+        assert!(waiting.contains("0 B/s") && !waiting.contains("left"), "{waiting}");
+        let until = Instant::now() + Duration::from_secs(20);
+        while !(terminal.contents().contains("/s, ") && terminal.contents().contains(" left")) {
+            assert!(Instant::now() < until, "{}", terminal.contents());
+            bar.inc(1 << 20);
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 
     #[test]
