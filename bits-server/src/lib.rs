@@ -39,6 +39,7 @@ pub mod stores;
 mod sys;
 mod tls;
 mod tracked;
+pub mod webhooks;
 
 pub use auth::Authentication;
 pub use connection::ConnectionLimits;

@@ -13,13 +13,14 @@ use crate::{
     audit,
     auth::Authentication,
     cli::Failure,
-    config::{ClientCertificate, Config, ListenerConfig, Source},
+    config::{ClientCertificate, Config, ListenerConfig, Source, WebhookConfig},
     connection::ConnectionLimits,
     listener::UploadListener,
     metrics,
     serve::{self, Listeners, ServeOptions},
     stores, sys,
     tls::{ClientFiles, Tls, TlsFiles},
+    webhooks::{Wake, Webhooks},
 };
 
 /// The longest that load balancers get to notice a stopping server.
@@ -42,12 +43,16 @@ pub(crate) async fn serve(config: Config) -> Result<(), Failure> {
             return Ok(());
         }
     };
-    let engine = engine(&config, &stores)?;
+    let wake = Wake::default();
+    let engine = engine(&config, &stores, wake.clone())?;
+    let webhooks = config.webhooks.iter().filter_map(WebhookConfig::webhook).collect();
+    let webhooks = Webhooks::new(webhooks, stores.outbox(), &wake).map_err(Failure::Failed)?;
     greet(&config, &addresses, listeners.admin.as_ref());
     #[cfg(feature = "faults")]
     crate::probe::probe().await;
 
-    let shutdown = CancellationToken::new();
+    let (shutdown, stop_telling) = (CancellationToken::new(), CancellationToken::new());
+    let telling = tokio::spawn(webhooks.run(stop_telling.clone()));
     let options = options(&config);
     let mut server = std::pin::pin!(serve::run(listeners, engine, authentication, options, shutdown.clone()));
     let served = tokio::select! {
@@ -61,6 +66,11 @@ pub(crate) async fn serve(config: Config) -> Result<(), Failure> {
             }
         }
     };
+    // What the last requests did is told too.
+    stop_telling.cancel();
+    if let Err(failure) = telling.await {
+        tracing::error!(%failure, "the webhooks' task failed");
+    }
     stores.close().await;
     served.map_err(|error| Failure::Failed(error.to_string()))?;
     tracing::info!("stopped");
@@ -142,13 +152,16 @@ fn addresses(listeners: &[UploadListener]) -> Vec<(&'static str, SocketAddr)> {
     listeners.iter().filter_map(|one| Some((scheme(one), one.socket.local_addr().ok()?))).collect()
 }
 
-fn engine(config: &Config, stores: &stores::Stores) -> Result<Engine, Failure> {
+fn engine(config: &Config, stores: &stores::Stores, wake: Wake) -> Result<Engine, Failure> {
     let directories = config.directories.iter().map(|directory| directory.directory(stores::STORAGE)).collect();
     let directories = Directories::new(directories).map_err(|error| Failure::Usage(error.to_string()))?;
     Engine::builder(stores.sessions(), directories)
         .storage(stores::STORAGE, stores.uploads())
         .limits(Limits { idle_timeout: config.limits.idle_timeout, ..Limits::default() })
-        .on_event(audit::log)
+        .on_event(move |event| {
+            audit::log(event);
+            wake.on_event(event);
+        })
         .build()
         .map_err(|error| Failure::Usage(error.to_string()))
 }

@@ -2,11 +2,11 @@
 
 use std::{fs, io, path::Path, sync::Arc, time::Duration};
 
-use bits_core::{SessionStore, UploadStore};
+use bits_core::{Outbox, SessionStore, UploadStore};
 use bits_store_fs::{DataLock, LocalStore, SyncAt};
 use bits_store_sql::SqliteSessions;
 
-use crate::config::{Config, StateUrl, StorageUrl, Sync};
+use crate::config::{Config, StateUrl, StorageUrl, Sync, WebhookConfig};
 
 /// The name by which sessions know the storage of `[storage]`; where that is may change.
 pub const STORAGE: &str = "default";
@@ -24,6 +24,11 @@ pub struct Stores {
 impl Stores {
     /// The session store.
     pub fn sessions(&self) -> Arc<dyn SessionStore> {
+        self.sessions.clone()
+    }
+
+    /// What webhooks are to be told.
+    pub fn outbox(&self) -> Arc<dyn Outbox> {
         self.sessions.clone()
     }
 
@@ -61,7 +66,8 @@ pub async fn open(config: &Config) -> Result<Stores, String> {
 /// Opens the session database alone, whether a server runs or not.
 pub async fn open_sessions(config: &Config, migrate: bool) -> Result<SqliteSessions, String> {
     let StateUrl::Sqlite(path) = &config.state.url;
-    let options = bits_store_sql::Options { migrate, ..bits_store_sql::Options::default() };
+    let subscribers = config.webhooks.iter().map(WebhookConfig::subscriber).collect();
+    let options = bits_store_sql::Options { migrate, subscribers, ..bits_store_sql::Options::default() };
     SqliteSessions::open(path, options).await.map_err(|error| describe("state.url", &error))
 }
 

@@ -9,6 +9,7 @@ mod check;
 mod packet;
 mod ports;
 mod raw;
+mod receiver;
 mod scenario_client;
 mod scenario_disk;
 mod scenario_trace;
@@ -22,6 +23,7 @@ pub use check::{
 };
 pub use packet::{Form, PROTOCOL, Packet};
 pub use raw::{Raw, Response};
+pub use receiver::{Connection, Receiver, Reply, Request};
 pub use scenario_client::{Sent, Upload};
 pub use scenario_disk::{ImageDisk, ReadOnlyView, SmallDisk, require_root};
 pub use scenario_trace::{Answer, STRACE, answers};

@@ -1,7 +1,7 @@
 //! Declares keys: once, with name, type, default and a sentence. Reading, `check` and
 //! documentation all follow the declaration.
 
-use super::{Admin, DirectoryConfig, Limits, ListenerConfig, Root, StateConfig, StorageConfig};
+use super::{Admin, DirectoryConfig, Limits, ListenerConfig, Root, StateConfig, StorageConfig, WebhookConfig};
 
 /// A key of the configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +43,7 @@ pub fn keys() -> impl Iterator<Item = &'static Key> {
         StorageConfig::KEYS,
         Limits::KEYS,
         DirectoryConfig::KEYS,
+        WebhookConfig::KEYS,
     ];
     sections.into_iter().flatten()
 }
@@ -152,14 +153,15 @@ pub(super) fn unknown_variable(name: &str) -> String {
 }
 
 /// The tables below the top.
-pub(super) const TABLES: [&str; 6] = [
+pub(super) const TABLES: [&str; 7] = [
     Admin::TABLE,
     StateConfig::TABLE,
     StorageConfig::TABLE,
     Limits::TABLE,
     ListenerConfig::TABLE,
     DirectoryConfig::TABLE,
+    WebhookConfig::TABLE,
 ];
 
 /// The tables that may stand more than once.
-pub(super) const REPEATED: [&str; 2] = [ListenerConfig::TABLE, DirectoryConfig::TABLE];
+pub(super) const REPEATED: [&str; 3] = [ListenerConfig::TABLE, DirectoryConfig::TABLE, WebhookConfig::TABLE];

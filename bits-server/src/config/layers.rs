@@ -178,6 +178,11 @@ impl Table {
         self.values.get(name).map_or(&self.location, |value| &value.location)
     }
 
+    /// Whether a key was given.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.values.contains_key(name)
+    }
+
     fn insert(&mut self, name: &str, value: Value) {
         self.values.insert(name.to_owned(), value);
     }

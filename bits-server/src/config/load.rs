@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 
 use bits_core::StoreAs;
 
-use super::access;
 use super::error::{Location, Problems};
 use super::keys::Section;
 use super::layers::{Layers, Table};
@@ -15,6 +14,7 @@ use super::{
     Admin, Config, ConfigError, DirectoryConfig, Limits, ListenerConfig, Root, Size, Source, StateConfig, StateUrl,
     StorageConfig, StorageUrl, listeners,
 };
+use super::{access, webhooks};
 
 /// Clients send no smaller fragments (section 2.2.6, note 10), so that a lower limit would refuse them for good.
 const SMALLEST_FRAGMENT: Size = Size(5 << 10);
@@ -88,6 +88,7 @@ fn resolve(layers: &Layers, path: Option<&Path>, data_dir: Option<PathBuf>, prob
         listeners,
         admin,
         limits: Limits::read(layers.table::<Limits>(), problems),
+        webhooks: webhooks::read(layers, &directories, problems),
         directories,
         secret_files: layers.secret_files(),
         source: path.map_or(Source::Defaults, |path| Source::File(path.to_owned())),

@@ -15,12 +15,13 @@ mod show;
 #[cfg(test)]
 mod tests;
 mod units;
+mod webhooks;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use bits_core::{Access, Directory, PublishAt, Quota, StorageKey, StoreAs, UserPattern};
+use bits_core::{Access, Directory, EventKind, PublishAt, Quota, StorageKey, StoreAs, UserPattern};
 use http::StatusCode;
 use ipnet::IpNet;
 
@@ -31,6 +32,7 @@ pub use load::{Overrides, process_environment};
 pub use secret::Secret;
 pub use setting::{ClientCertificate, HostName, StateUrl, StorageUrl, Sync, UrlPath};
 pub use units::{Mode, Size, parse_duration};
+pub use webhooks::WebhookUrl;
 
 use keys::section;
 use setting::NoOptions;
@@ -60,6 +62,8 @@ pub struct Config {
     pub limits: Limits,
     /// The virtual directories, at least one, no two of one `url_path`.
     pub directories: Vec<DirectoryConfig>,
+    /// Who is told of what happens to sessions.
+    pub webhooks: Vec<WebhookConfig>,
     /// Files that keys ending in `_file` were read from.
     pub secret_files: Vec<PathBuf>,
     /// Where it came from.
@@ -253,6 +257,30 @@ section! {
         /// Realms that `negotiate` takes users from.
         negotiate_realms: Vec<String> = "";
     }
+}
+
+section! {
+    /// `[[webhooks]]`: somebody who is told of what happens to sessions.
+    pub struct WebhookConfig in "webhooks";
+    now {
+        /// Where events are sent, over HTTP or HTTPS. Its query is hidden as a secret is.
+        url: Option<WebhookUrl> = "";
+        /// What logs call it and its pending events are kept under; empty is made from the URL, and changes with it.
+        name: String = "";
+        /// What is told: `session.created`, `upload.completed`, `session.cancelled`, `session.expired`, `notification.failed`; none: all.
+        events: Vec<EventKind> = "";
+        /// The `url_path`s of the directories that are told of; none: all.
+        directories: Vec<UrlPath> = "";
+        /// The key of the HMAC-SHA256 that signs each request; empty: not signed.
+        secret: Option<Secret> = "";
+        /// How long one try may take.
+        timeout: Duration = "30s";
+        /// How long an event that is not taken is kept.
+        maximum_age: Duration = "7d";
+        /// How many events that are not taken are kept, the newest.
+        maximum_pending: u32 = "100000";
+    }
+    later {}
 }
 
 impl DirectoryConfig {

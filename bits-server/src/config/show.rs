@@ -18,7 +18,8 @@ impl fmt::Display for Config {
         section(f, "[storage]", &self.storage)?;
         section(f, "[limits]", &self.limits)?;
         self.listeners.iter().try_for_each(|listener| section(f, "[[listeners]]", listener))?;
-        self.directories.iter().try_for_each(|directory| section(f, "[[directories]]", directory))
+        self.directories.iter().try_for_each(|directory| section(f, "[[directories]]", directory))?;
+        self.webhooks.iter().try_for_each(|webhook| section(f, "[[webhooks]]", webhook))
     }
 }
 

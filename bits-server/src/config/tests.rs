@@ -12,6 +12,7 @@ use super::*;
 
 const LISTING: &str = include_str!("tests/listing.toml");
 const LISTENERS: &str = include_str!("tests/listeners.toml");
+const WEBHOOKS: &str = include_str!("tests/webhooks.toml");
 
 /// Loads `text` as the file `bits.toml`, which is read from a folder of its own but named alone in messages.
 fn load_with(text: &str, env: &[(&str, &str)], overrides: Overrides) -> Result<Config, String> {
@@ -94,7 +95,7 @@ fn every_declared_default_is_the_listed_one() {
 }
 
 fn listed_keys() -> BTreeSet<String> {
-    let listing: toml::Table = format!("{LISTING}\n{LISTENERS}").parse().unwrap();
+    let listing: toml::Table = format!("{LISTING}\n{LISTENERS}\n{WEBHOOKS}").parse().unwrap();
     let mut names = BTreeSet::new();
     for (name, value) in &listing {
         let table = value.get(0).unwrap_or(value);
@@ -131,7 +132,7 @@ fn later_keys_are_refused_unless_they_state_their_default() {
 fn header(table: &str) -> String {
     match table {
         "" => String::new(),
-        "directories" | "listeners" => format!("[[{table}]]"),
+        "directories" | "listeners" | "webhooks" => format!("[[{table}]]"),
         table => format!("[{table}]"),
     }
 }
@@ -165,6 +166,31 @@ fn proxies_are_addresses_or_networks() {
     for wrong in ["\"\"", "\"proxy.example\"", "\"10.0.0.0/33\"", "\"*\"", "\"10.0.0.1:80\"", "7"] {
         assert!(read(wrong).unwrap_err().starts_with("bits.toml:1: trusted_proxies: "), "{wrong}");
     }
+}
+
+#[test]
+fn the_documented_webhook_states_the_defaults() {
+    let webhooks = |text: &str| load(text).unwrap().webhooks;
+    assert_eq!(webhooks(WEBHOOKS), webhooks("[[webhooks]]\nurl = \"https://hooks.example/bits\""));
+    assert_eq!(defaults().webhooks, []);
+}
+
+#[test]
+fn webhooks_arrive() {
+    let text = "[[directories]]\nurl_path = \"/Team/in\"\n[[webhooks]]\nurl = \"http://h/?q\"\nname = \"one\"\n\
+        events = [\"upload.completed\"]\ndirectories = [\"/team/IN\"]\nmaximum_age = \"1d\"\nmaximum_pending = 5\n\
+        secret = \"planted-planted-planted\"";
+    let config = load(text).unwrap();
+    let subscriber = config.webhooks[0].subscriber();
+    assert_eq!((subscriber.name.as_str(), &subscriber.kinds[..]), ("one", &[EventKind::UploadCompleted][..]));
+    assert_eq!(subscriber.directories, ["/team/IN"]);
+    let webhook = config.webhooks[0].webhook().unwrap();
+    assert_eq!((webhook.keep.age, webhook.keep.count), (Duration::from_secs(86400), 5));
+    assert_eq!((webhook.url.as_str(), webhook.signer.is_some()), ("http://h/?q", true));
+    for shown in [config.to_string(), format!("{config:?}"), format!("{webhook:?}")] {
+        assert!(!shown.contains("planted") && !shown.contains("?q"), "{shown}");
+    }
+    assert!(config.to_string().contains("secret = \"<hidden>\""), "{config}");
 }
 
 /// One mistake, and the whole message about it.
@@ -436,6 +462,52 @@ const MISTAKES: &[(&str, &str)] = &[
         "[[directories]]\nhost_id = \"node1:80\"",
         "bits.toml:2: directories.host_id: \"node1:80\" is no host; write a name or an address, without port or brackets, such as \"node1.example\"",
     ),
+    ("[[webhooks]]\nname = \"x\"", "bits.toml:1: webhooks.url: is missing; write where events are to be sent"),
+    ("[webhooks]", "bits.toml:1: webhooks: found a table; write a table [[webhooks]]"),
+    (
+        "[[webhooks]]\nurl = \"hooks.example/planted\"",
+        "bits.toml:2: webhooks.url: is no URL: relative URL without a base; write one such as \"https://hooks.example/bits\"",
+    ),
+    (
+        "[[webhooks]]\nurl = \"ftp://hooks.example/planted\"",
+        "bits.toml:2: webhooks.url: is neither HTTP nor HTTPS; write one such as \"https://hooks.example/bits\"",
+    ),
+    (
+        "[[webhooks]]\nurl = \"https://user:planted@hooks.example/\"",
+        "bits.toml:2: webhooks.url: holds a user name or password; sign the events with secret instead",
+    ),
+    (
+        "[[webhooks]]\nurl = \"https://hooks.example/#planted\"",
+        "bits.toml:2: webhooks.url: has a fragment, which is never sent; remove it with its #",
+    ),
+    (
+        "[[webhooks]]\nurl = \"https://hooks.example/\"\nevents = [\"upload.complete\"]",
+        "bits.toml:3: webhooks.events: \"upload.complete\" is no event; there are \"session.created\", \"upload.completed\", \"session.cancelled\", \"session.expired\", \"notification.failed\"",
+    ),
+    (
+        "[[webhooks]]\nurl = \"https://hooks.example/\"\ndirectories = [\"/Upload\", \"/uploads\"]",
+        "bits.toml:3: webhooks.directories: \"/uploads\" is no directory's url_path; write one that there is",
+    ),
+    (
+        "[[webhooks]]\nurl = \"https://hooks.example/\"\nsecret = \"too short\"",
+        "bits.toml:3: webhooks.secret: is 9 bytes long and could be guessed; write at least 16, such as `openssl rand -hex 32` prints",
+    ),
+    (
+        "[[webhooks]]\nurl = \"https://hooks.example/\"\nsecret_file = \"missing\"",
+        "bits.toml:3: webhooks.secret_file: missing cannot be read: No such file or directory (os error 2); check the path and its permissions",
+    ),
+    (
+        "[[webhooks]]\nurl = \"https://hooks.example/\"\nname = \"a b\"",
+        "bits.toml:3: webhooks.name: \"a b\" is no name; write at most 100 letters, digits, dots, dashes and underscores",
+    ),
+    (
+        "[[webhooks]]\nurl = \"https://a.example/\"\nname = \"a\"\n[[webhooks]]\nurl = \"https://b.example/\"\nname = \"a\"",
+        "bits.toml:6: webhooks.name: the webhook at bits.toml:3 has this name too; give each a name of its own",
+    ),
+    (
+        "[[webhooks]]\nurl = \"https://a.example/\"\n[[webhooks]]\nurl = \"https://a.example/\"",
+        "bits.toml:4: webhooks.name: the webhook at bits.toml:2 has this name too; give each a name of its own",
+    ),
     ("listen = [", "bits.toml:1: no valid TOML: unclosed array, expected `]`"),
     ("listen = []\nlisten = []", "bits.toml:2: no valid TOML: duplicate key"),
 ];
@@ -646,6 +718,13 @@ authentication = ["basic"]
 htpasswd = "/etc/users"
 per_user_folder = true
 store_as = "{user}/{path}"
+[[webhooks]]
+url = "http://[::1]:9/a%20b"
+events = ["session.expired", "session.created"]
+directories = ["/team/IN"]
+timeout = "1m"
+maximum_age = "1h"
+maximum_pending = 7
 "#;
 
 #[test]
