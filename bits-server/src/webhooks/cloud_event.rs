@@ -107,6 +107,7 @@ mod tests {
             folder: StorageKey::parse("in").unwrap(),
             key: StorageKey::parse("in/ü\"%41/x").unwrap(),
             timeout: Duration::from_secs(1),
+            url: None,
             limit: None,
         };
         OutboxEvent::created(&Session::create(&new, Timestamp::from_millis(1_700_000_000_123)))
