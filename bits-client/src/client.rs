@@ -92,6 +92,8 @@ pub struct ClientBuilder {
     headers: HeaderMap,
     send_timeout: Duration,
     response_timeout: Duration,
+    authorities: Option<Vec<u8>>,
+    identity: Option<Vec<u8>>,
 }
 
 impl ClientBuilder {
@@ -120,6 +122,19 @@ impl ClientBuilder {
         self
     }
 
+    /// Certificates of authorities in PEM, of which one must vouch for the server's. Default: the
+    /// system's, or those that `SSL_CERT_FILE` names.
+    pub fn authorities(mut self, pem: Vec<u8>) -> Self {
+        self.authorities = Some(pem);
+        self
+    }
+
+    /// A certificate with its key, both in PEM, for servers that ask for one. Default: none.
+    pub fn identity(mut self, pem: Vec<u8>) -> Self {
+        self.identity = Some(pem);
+        self
+    }
+
     /// How long a connection may take no bytes. Default: 2 minutes.
     pub fn send_timeout(mut self, time: Duration) -> Self {
         self.send_timeout = time;
@@ -137,14 +152,23 @@ impl ClientBuilder {
     pub fn build(self) -> Result<Client, BuildError> {
         // Fails where there is one already, which then serves.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let http = reqwest::Client::builder()
+        let mut http = reqwest::Client::builder()
             .user_agent(concat!("bits-client/", env!("CARGO_PKG_VERSION")))
             .redirect(reqwest::redirect::Policy::none())
             .retry(reqwest::retry::never())
             .connect_timeout(self.send_timeout)
-            .http1_only()
-            .build()
-            .map_err(BuildError)?;
+            .http1_only();
+        if let Some(pem) = &self.authorities {
+            let authorities = reqwest::Certificate::from_pem_bundle(pem).map_err(BuildError::Authorities)?;
+            if authorities.is_empty() {
+                return Err(BuildError::NoAuthorities);
+            }
+            http = http.tls_certs_only(authorities);
+        }
+        if let Some(pem) = &self.identity {
+            http = http.identity(reqwest::Identity::from_pem(pem).map_err(BuildError::Identity)?);
+        }
+        let http = http.build().map_err(BuildError::Http)?;
         let link = Link {
             http,
             form: self.form,
@@ -165,11 +189,26 @@ impl Default for ClientBuilder {
             headers: HeaderMap::new(),
             send_timeout: Duration::from_secs(2 * 60),
             response_timeout: Duration::from_secs(5 * 60),
+            authorities: None,
+            identity: None,
         }
     }
 }
 
-/// The system's certificates, or a proxy that the environment names, cannot be used.
+/// Why there is no client.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot set up HTTP: {0}; check the system's certificates and the proxy variables of the environment")]
-pub struct BuildError(#[source] reqwest::Error);
+#[non_exhaustive]
+pub enum BuildError {
+    /// The system's certificates, or a proxy that the environment names, cannot be used.
+    #[error("cannot set up HTTP: {0}; check the system's certificates and the proxy variables of the environment")]
+    Http(#[source] reqwest::Error),
+    /// What was given as authorities cannot be read.
+    #[error("the authorities' certificates cannot be used: {0}; give them in PEM")]
+    Authorities(#[source] reqwest::Error),
+    /// What was given as authorities holds none.
+    #[error("there is no certificate among the authorities'; give them in PEM, as -----BEGIN CERTIFICATE-----")]
+    NoAuthorities,
+    /// What was given as the client's own certificate cannot be used.
+    #[error("the client's certificate or its key cannot be used: {0}; give both in PEM, the key without a passphrase")]
+    Identity(#[source] reqwest::Error),
+}

@@ -224,6 +224,9 @@ pub enum BodyError {
     /// Nothing came for `idle_timeout`.
     #[error("no byte of the body came for too long")]
     Idle,
+    /// It came slower than `minimum_rate`.
+    #[error("the body came too slowly")]
+    Slow,
     /// A newer request for the same session took over, or the server is stopping.
     #[error("the body was cut off")]
     Cut,

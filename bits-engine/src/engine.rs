@@ -18,6 +18,7 @@ use crate::{
     faults::fault,
     notify::Notifier,
     publish::Jobs,
+    rate::Bandwidth,
     turns::Turns,
 };
 
@@ -35,13 +36,22 @@ pub struct Caller {
 pub struct Limits {
     /// How long a body may be silent before its request is ended; what came is kept.
     pub idle_timeout: Duration,
+    /// Bytes per second below which a body is ended once it was waited for 30 s; what came is kept.
+    pub minimum_rate: Option<u64>,
+    /// Bytes per second of all bodies together.
+    pub bandwidth: Option<u64>,
     /// How long a request waits for publishing that is under way; Windows waits 5 minutes.
     pub publish_wait: Duration,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { idle_timeout: Duration::from_secs(120), publish_wait: Duration::from_secs(240) }
+        Self {
+            idle_timeout: Duration::from_secs(120),
+            minimum_rate: None,
+            bandwidth: None,
+            publish_wait: Duration::from_secs(240),
+        }
     }
 }
 
@@ -57,6 +67,7 @@ pub(crate) struct Inner {
     pub(crate) directories: Directories,
     pub(crate) notifier: Option<Arc<dyn Notifier>>,
     pub(crate) limits: Limits,
+    bandwidth: Option<Arc<Bandwidth>>,
     pub(crate) turns: Turns,
     pub(crate) jobs: Jobs,
     pub(crate) cache: Cache,
@@ -120,6 +131,7 @@ impl EngineBuilder {
                 directories: self.directories,
                 notifier: self.notifier,
                 limits: self.limits,
+                bandwidth: self.limits.bandwidth.map(|rate| Arc::new(Bandwidth::new(rate))),
                 turns: Turns::default(),
                 jobs: Jobs::default(),
                 cache: Cache::default(),
@@ -184,7 +196,7 @@ impl Engine {
         };
         let inner = self.inner.clone();
         let answering = async move {
-            let mut body = body;
+            let mut body = body.paced(inner.bandwidth.clone());
             let ack = inner.answer(&call, &mut body).await;
             body.drain(drain_limit, &inner.stop).await;
             (!body.is_broken()).then_some(ack)
@@ -313,7 +325,8 @@ impl Inner {
         }
     }
 
-    async fn refuse(&self, refusal: Refusal, mut body: Body, drain_limit: u64) -> Ack {
+    async fn refuse(&self, refusal: Refusal, body: Body, drain_limit: u64) -> Ack {
+        let mut body = body.paced(self.bandwidth.clone());
         body.drain(drain_limit, &self.stop).await;
         Ack::refused(refusal, None)
     }

@@ -9,7 +9,7 @@ use bits_core::{
 };
 
 use crate::{
-    body::Body,
+    body::{Body, Waiting},
     end::{Opened, refused},
     engine::{Call, Inner, chain, row_refusal},
     faults::fault,
@@ -201,7 +201,8 @@ impl Inner {
     ) -> Result<Step, Refusal> {
         let store = self.storage(&session.storage)?;
         let upload = self.upload(session).await?;
-        let mut part = body.part(skip, length, self.limits.idle_timeout, turn.cut.clone());
+        let waiting = Waiting { idle: self.limits.idle_timeout, least_rate: self.limits.minimum_rate };
+        let mut part = body.part(skip, length, waiting, turn.cut.clone());
         let mut written = store.write(&upload, &mut part).await;
         fault("fragment-before-commit");
         let last = session.total == Some(written.reached);

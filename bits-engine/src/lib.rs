@@ -18,9 +18,10 @@ mod fragment;
 mod maintain;
 mod notify;
 mod publish;
+mod rate;
 mod turns;
 
-pub use body::Body;
+pub use body::{Body, Fate};
 pub use directories::{Directories, DuplicateUrlPath};
 pub use engine::{Caller, Engine, EngineBuilder, Incomplete, Limits};
 pub use maintain::Sweep;

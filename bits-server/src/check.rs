@@ -22,7 +22,7 @@ pub(crate) fn run(config: &Config) -> Result<Vec<String>, Failure> {
 }
 
 /// Listeners on which nobody can log in by a password, since it could be read on the way.
-fn plain_listeners(config: &Config) -> impl Iterator<Item = String> {
+pub(crate) fn plain_listeners(config: &Config) -> impl Iterator<Item = String> {
     let basic = config.directories.iter().any(|one| one.authentication.contains(&AuthScheme::Basic));
     let listed = config.listen.iter().copied();
     let listeners = config.listeners.iter().filter(|one| one.certificate.is_none() && !one.allow_plain_basic);
@@ -31,7 +31,8 @@ fn plain_listeners(config: &Config) -> impl Iterator<Item = String> {
     open.map(|address| {
         format!(
             "{address}: takes no passwords, since it is plain HTTP: \"basic\" is neither offered nor looked at there \
-             unless one of trusted_proxies says that the client came by https"
+             unless one of trusted_proxies says that the client came by https; use [[listeners]] with a certificate, or \
+             set allow_plain_basic there"
         )
     })
 }

@@ -2,6 +2,7 @@
 
 use std::sync::OnceLock;
 
+use bits_core::{Ack, BodyError, Refusal};
 use metrics::{counter, gauge};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 
@@ -59,6 +60,57 @@ pub(crate) fn connection_refused(reason: RefusedConnection) {
     counter!("bits_connections_refused_total", "reason" => reason.label()).increment(1);
 }
 
+/// A packet that was answered. `kind` is one of the protocol's words, or `unknown`.
+pub(crate) fn packet(kind: &'static str, ack: &Ack) {
+    counter!("bits_packets_total", "packet" => kind).increment(1);
+    if let Some(refusal) = &ack.refusal {
+        counter!("bits_packets_refused_total", "reason" => refusal_label(refusal)).increment(1);
+    }
+}
+
+/// Bytes of a body that were read.
+pub(crate) fn received(bytes: usize) {
+    counter!("bits_received_bytes_total").increment(bytes as u64);
+}
+
+/// A body that ended early, so that nobody is answered.
+pub(crate) fn body_ended(error: BodyError) {
+    let reason = match error {
+        BodyError::Disconnected => "disconnected",
+        BodyError::Idle => "idle_timeout",
+        BodyError::Slow => "minimum_rate",
+        BodyError::Cut => "cut",
+        BodyError::Length => "length",
+        _ => "other",
+    };
+    counter!("bits_bodies_ended_early_total", "reason" => reason).increment(1);
+}
+
+fn refusal_label(refusal: &Refusal) -> &'static str {
+    match refusal {
+        Refusal::Unauthenticated => "unauthenticated",
+        Refusal::TooManyLogins => "failed_logins",
+        Refusal::SessionNotFound => "session_not_found",
+        Refusal::AccessDenied => "access_denied",
+        Refusal::DestinationExists { .. } => "destination_exists",
+        Refusal::UploadsDisabled => "uploads_disabled",
+        Refusal::PathNotFound => "path_not_found",
+        Refusal::ParentMissing => "parent_missing",
+        Refusal::Malformed(_) => "malformed",
+        Refusal::DestinationIsFolder => "destination_is_folder",
+        Refusal::InvalidName(_) => "invalid_name",
+        Refusal::Gap { .. } => "gap",
+        Refusal::TooLarge => "upload_too_large",
+        Refusal::FragmentTooLarge => "fragment_too_large",
+        Refusal::DiskFull => "disk_full",
+        Refusal::SessionLimit => "session_limit",
+        Refusal::Unavailable => "unavailable",
+        Refusal::StagedDataVanished => "staged_data_vanished",
+        Refusal::Internal => "internal",
+        _ => "other",
+    }
+}
+
 pub(crate) fn tls_reload(done: bool) {
     counter!("bits_tls_reloads_total", "result" => if done { "done" } else { "failed" }).increment(1);
 }
@@ -108,5 +160,9 @@ fn describe() {
     describe_counter!("bits_connections_refused_total", "Connections refused before a request was read.");
     describe_counter!("bits_failed_logins_total", "Logins that were tried and failed.");
     describe_counter!("bits_lockouts_total", "Addresses refused for a minute after too many failed logins.");
+    describe_counter!("bits_packets_total", "BITS packets answered.");
+    describe_counter!("bits_packets_refused_total", "BITS packets answered with a refusal.");
+    describe_counter!("bits_received_bytes_total", "Bytes of bodies that were read, kept or not.");
+    describe_counter!("bits_bodies_ended_early_total", "Bodies that ended early; what came of them is kept.");
     describe_counter!("bits_tls_reloads_total", "Changes of TLS files, taken or not usable.");
 }

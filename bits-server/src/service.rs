@@ -6,7 +6,7 @@ use std::sync::{
 };
 
 use bits_core::{Ack, BodyError, Form, PacketType, Refusal, header};
-use bits_engine::{Body, Caller, Engine};
+use bits_engine::{Body, Caller, Engine, Fate};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header as http_header, request::Parts};
@@ -18,7 +18,9 @@ use crate::{
     auth::{Authentication, Denial, Proof},
     download::{self, AnswerBody},
     forwarded::TrustedProxies,
+    metrics,
     peer::Peer,
+    quiet::Quiet,
 };
 
 /// What answers requests on upload listeners.
@@ -73,7 +75,11 @@ impl Service {
     }
 
     async fn packet(&self, head: &Parts, caller: Caller, body: Body) -> Option<Response<Full<Bytes>>> {
-        let ack = self.engine.handle(head, caller, body).await?;
+        let fate = body.fate();
+        let Some(ack) = self.engine.handle(head, caller, body).await else {
+            note_cut(&fate);
+            return None;
+        };
         log(head, &ack);
         Some(ack.into_response().map(|()| Full::default()))
     }
@@ -133,13 +139,35 @@ fn stream(head: &Parts, body: Incoming) -> Body {
         .headers
         .get(http_header::EXPECT)
         .is_some_and(|expect| expect.as_bytes().eq_ignore_ascii_case(b"100-continue"));
-    let chunks = BodyDataStream::new(body).map(|chunk| chunk.map_err(|_| BodyError::Disconnected));
+    let chunks = BodyDataStream::new(body).map(|chunk| match chunk {
+        Ok(chunk) => {
+            metrics::received(chunk.len());
+            Ok(chunk)
+        }
+        Err(_) => Err(BodyError::Disconnected),
+    });
     Body::new(chunks).awaiting_continue(awaits)
+}
+
+/// Counts a body that ended early; one that we ended is logged, unless too many were.
+fn note_cut(fate: &Fate) {
+    static CUT: Quiet = Quiet::new();
+    let Some(error) = fate.error() else { return };
+    metrics::body_ended(error);
+    let reason = match error {
+        BodyError::Idle => "no byte came for limits.idle_timeout",
+        BodyError::Slow => "it came slower than limits.minimum_rate",
+        _ => return,
+    };
+    if let Some(left_out) = CUT.pass() {
+        tracing::info!(reason, left_out, "a body was cut off; what came of it is kept");
+    }
 }
 
 /// One line per packet; what the client sent is escaped, so that it cannot forge another.
 fn log(head: &Parts, ack: &Ack) {
     let packet = packet_name(head);
+    metrics::packet(packet, ack);
     let path = head.uri.path().escape_default();
     let status = ack.status().as_u16();
     let session = ack.session.map(|id| id.to_string()).unwrap_or_default();

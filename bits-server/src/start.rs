@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     audit,
     auth::Authentication,
+    check,
     cli::Failure,
     config::{ClientCertificate, Config, ListenerConfig, Source, WebhookConfig},
     connection::ConnectionLimits,
@@ -47,6 +48,7 @@ pub(crate) async fn serve(config: Config) -> Result<(), Failure> {
     let engine = engine(&config, &stores, wake.clone())?;
     let webhooks = config.webhooks.iter().filter_map(WebhookConfig::webhook).collect();
     let webhooks = Webhooks::new(webhooks, stores.outbox(), &wake).map_err(Failure::Failed)?;
+    check::plain_listeners(&config).for_each(|warning| tracing::warn!("{warning}"));
     greet(&config, &addresses, listeners.admin.as_ref());
     #[cfg(feature = "faults")]
     crate::probe::probe().await;
@@ -157,7 +159,12 @@ fn engine(config: &Config, stores: &stores::Stores, wake: Wake) -> Result<Engine
     let directories = Directories::new(directories).map_err(|error| Failure::Usage(error.to_string()))?;
     Engine::builder(stores.sessions(), directories)
         .storage(stores::STORAGE, stores.uploads())
-        .limits(Limits { idle_timeout: config.limits.idle_timeout, ..Limits::default() })
+        .limits(Limits {
+            idle_timeout: config.limits.idle_timeout,
+            minimum_rate: config.limits.minimum_rate.map(|rate| rate.0),
+            bandwidth: config.limits.bandwidth.map(|rate| rate.0),
+            ..Limits::default()
+        })
         .on_event(move |event| {
             audit::log(event);
             wake.on_event(event);

@@ -4,6 +4,7 @@
 //! Nothing here knows the server's code: what is tested is what stands on the wire and on disk.
 #![allow(clippy::unwrap_used, reason = "a test ends where something unforeseen happens")]
 
+mod authority;
 mod binary;
 mod check;
 mod packet;
@@ -15,7 +16,9 @@ mod scenario_disk;
 mod scenario_trace;
 mod server;
 mod transcript;
+mod wire;
 
+pub use authority::{Authority, Identity, TlsClient};
 pub use binary::{client_binary, server_binary};
 pub use check::{
     assert_ack, assert_clean_log, assert_error, assert_invariants, assert_next, assert_ok, assert_staging_empty,

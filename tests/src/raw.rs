@@ -6,9 +6,13 @@ use std::{
     time::Duration,
 };
 
+use rustls::pki_types::CertificateDer;
+
 use crate::{
+    TlsClient,
     check::assert_ok,
     packet::{Form, Packet},
+    wire::Wire,
 };
 
 /// How long an answer may take unless a test says otherwise.
@@ -19,7 +23,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 pub struct Raw {
     /// The form in which packets are sent.
     pub form: Form,
-    stream: TcpStream,
+    stream: Wire,
     /// Bytes read and not yet part of an answer.
     buffer: Vec<u8>,
     /// The next answer has no body, whatever its length says.
@@ -44,7 +48,18 @@ impl Raw {
         stream.set_nodelay(true).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_write_timeout(Some(PATIENCE)).unwrap();
-        Self { form: Form::Native, stream, buffer: Vec::new(), asked_for_head: false }
+        Self { form: Form::Native, stream: Wire::Plain(stream), buffer: Vec::new(), asked_for_head: false }
+    }
+
+    /// The same connection, on which TLS begins now; fails where the server ends it.
+    pub fn tls(self, client: &TlsClient<'_>) -> io::Result<Self> {
+        let Wire::Plain(stream) = self.stream else { panic!("TLS has begun") };
+        Ok(Self { stream: Wire::begin_tls(stream, client)?, ..self })
+    }
+
+    /// The certificate that the server showed, and the protocol that ALPN chose.
+    pub fn negotiated(&self) -> (Option<CertificateDer<'static>>, Option<String>) {
+        (self.stream.certificate(), self.stream.protocol())
     }
 
     /// The same connection, on which packets are sent in `form`.
@@ -55,7 +70,7 @@ impl Raw {
 
     /// Sets how long an answer may take.
     pub fn patience(&mut self, patience: Duration) {
-        self.stream.set_read_timeout(Some(patience)).unwrap();
+        self.stream.socket().set_read_timeout(Some(patience)).unwrap();
     }
 
     /// Sends bytes.
@@ -66,12 +81,13 @@ impl Raw {
     /// Sends bytes, which fails when the server has closed the connection.
     pub fn try_send(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.asked_for_head = bytes.starts_with(b"HEAD ");
-        self.stream.write_all(bytes)
+        self.stream.write_all(bytes)?;
+        self.stream.flush()
     }
 
     /// Says that no more bytes will come, and keeps listening.
     pub fn finish_sending(&self) {
-        self.stream.shutdown(Shutdown::Write).unwrap();
+        self.stream.socket().shutdown(Shutdown::Write).unwrap();
     }
 
     /// Reads one answer, an interim one (1xx) too.

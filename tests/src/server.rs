@@ -91,6 +91,7 @@ pub struct Server {
     child: Option<Child>,
     folder: TempDir,
     port: Port,
+    listener: Port,
     admin: Port,
 }
 
@@ -105,7 +106,7 @@ impl Server {
     /// Folder and ports, with nothing started.
     pub fn prepare(options: ServerOptions) -> Self {
         let folder = tempfile::Builder::new().prefix("bits-test-").tempdir().unwrap();
-        Self { options, child: None, folder, port: Port::reserve(), admin: Port::reserve() }
+        Self { options, child: None, folder, port: Port::reserve(), listener: Port::reserve(), admin: Port::reserve() }
     }
 
     /// Starts the process with the options as they are now, and waits until it is ready.
@@ -118,7 +119,8 @@ impl Server {
     pub fn spawn(&mut self) {
         assert!(self.child.is_none(), "the server runs already");
         let config = self.folder.path().join("bits.toml");
-        fs::write(&config, self.options.file()).unwrap();
+        let text = self.options.file().replace("$LISTENER", &self.listener_address().to_string());
+        fs::write(&config, text).unwrap();
         let binary = server_binary().to_str().unwrap().to_owned();
         let mut words = self.options.wrapper.iter().cloned().chain([binary]);
         let mut command = Command::new(words.next().unwrap_or_default());
@@ -229,6 +231,25 @@ impl Server {
     /// Where uploads go.
     pub fn address(&self) -> SocketAddr {
         (Ipv4Addr::LOCALHOST, self.port.number).into()
+    }
+
+    /// Where a listener of its own is, which the configuration calls `$LISTENER`.
+    pub fn listener_address(&self) -> SocketAddr {
+        (Ipv4Addr::LOCALHOST, self.listener.number).into()
+    }
+
+    /// A new connection to that listener.
+    pub fn raw_listener(&self) -> Raw {
+        Raw::connect(self.listener_address())
+    }
+
+    /// What `/metrics` says of a series, such as `a_total{reason="b"}`; zero where it is not there.
+    pub fn metric(&self, series: &str) -> f64 {
+        let mut admin = Raw::connect(self.admin_address());
+        admin.send(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+        let text = String::from_utf8(admin.receive().body).unwrap();
+        let value = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+        value.map_or(0.0, |value| value.parse().expect("a metric is a number"))
     }
 
     /// Where health is asked for.

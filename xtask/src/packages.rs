@@ -21,6 +21,8 @@ pub(crate) const TESTS: &[Package] = &[
     Package { program: "unshare", name: "util-linux", reason: "namespaces for small and read-only file systems" },
     Package { program: "setpriv", name: "util-linux", reason: "servers that may do less than root" },
     Package { program: "systemd-analyze", name: "systemd", reason: "says how exposed the service is" },
+    Package { program: "openssl", name: "openssl", reason: "a client that still offers old versions of TLS" },
+    Package { program: "curl", name: "curl", reason: "a client of TLS that is not ours" },
     Package { program: "mount", name: "mount", reason: "small and read-only file systems" },
     Package { program: "curl", name: "curl", reason: "downloads as others do" },
     Package { program: "wget", name: "wget", reason: "downloads as others do" },

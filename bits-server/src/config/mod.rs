@@ -177,12 +177,12 @@ section! {
         idle_timeout: Duration = "2m";
         /// Failed logins from one address before it is answered 429 for a minute.
         failed_logins_per_minute: Option<u32> = "30";
-    }
-    later {
         /// Bytes per second below which a body is cut off after 30 s.
         minimum_rate: Option<Size> = "unlimited";
         /// Bytes per second of all uploads together.
         bandwidth: Option<Size> = "unlimited";
+    }
+    later {
     }
 }
 

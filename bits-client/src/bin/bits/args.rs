@@ -3,6 +3,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use clap::{Parser, Subcommand};
+use serde::{Deserialize, Serialize};
 use url::Url;
 
 /// Uploads files to BITS servers, and goes on with uploads that were interrupted.
@@ -49,7 +50,23 @@ pub(crate) struct Upload {
     #[arg(long = "override")]
     pub(crate) override_form: bool,
     #[command(flatten)]
+    pub(crate) tls: Tls,
+    #[command(flatten)]
     pub(crate) retry: Retry,
+}
+
+/// Files of TLS, which a job remembers.
+#[derive(Clone, Debug, Default, PartialEq, Eq, clap::Args, Serialize, Deserialize)]
+pub(crate) struct Tls {
+    /// Trust the authorities in this file (PEM), instead of the system's or those that SSL_CERT_FILE names.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ca_file: Option<PathBuf>,
+    /// Show this certificate (PEM) to a server that asks for one; its key may stand in the same file.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) cert: Option<PathBuf>,
+    /// The key of that certificate (PEM).
+    #[arg(long, value_name = "FILE", requires = "cert")]
+    pub(crate) key: Option<PathBuf>,
 }
 
 #[derive(Debug, clap::Args)]

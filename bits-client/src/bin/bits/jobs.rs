@@ -9,6 +9,8 @@ use std::{
 use bits_client::Job;
 use serde::{Deserialize, Serialize};
 
+use crate::args::Tls;
+
 /// What a job file holds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Entry {
@@ -20,6 +22,9 @@ pub(crate) struct Entry {
     pub(crate) file: PathBuf,
     pub(crate) override_form: bool,
     pub(crate) fragment_size: Option<u64>,
+    /// Files of TLS; absolute.
+    #[serde(default)]
+    pub(crate) tls: Tls,
     /// Why the job failed for good, where it did.
     pub(crate) failed: Option<String>,
     pub(crate) job: Job,
@@ -87,7 +92,16 @@ impl Jobs {
                 Err(error) => return Err(failed("created", &path, error)),
             };
             lock.lock().map_err(|error| failed("locked", &path, error))?;
-            let entry = Entry { version: VERSION, id, file, override_form, fragment_size, failed: None, job };
+            let entry = Entry {
+                version: VERSION,
+                id,
+                file,
+                override_form,
+                fragment_size,
+                tls: Tls::default(),
+                failed: None,
+                job,
+            };
             let held = Held { folder: self.folder.clone(), entry, _lock: lock };
             held.save()?;
             return Ok(held);

@@ -15,7 +15,8 @@ use serde_json::json;
 use url::Url;
 
 use crate::{
-    Exit, args,
+    Exit,
+    args::{self, Tls},
     jobs::{Entry, Held, JobError, Jobs},
     show::{self, Show},
 };
@@ -45,7 +46,12 @@ pub(crate) async fn upload(jobs: &Jobs, args: args::Upload) -> Result<Exit, Prob
     let fingerprint = source.fingerprint().await.map_err(open)?;
     let url = destination(args.url, &name);
     mention_unfinished(jobs, &file, &url)?;
-    let held = jobs.create(file, args.override_form, args.fragment_size, Job::new(url, fingerprint))?;
+    let tls = absolute(args.tls)?;
+    let mut held = jobs.create(file, args.override_form, args.fragment_size, Job::new(url, fingerprint))?;
+    if tls != Tls::default() {
+        held.entry.tls = tls;
+        held.save()?;
+    }
     run(held, source, args.retry.retry_for).await
 }
 
@@ -231,11 +237,36 @@ fn report(problem: Problem) -> Exit {
     Exit::Failed
 }
 
-fn client(entry: &Entry, give_up: Duration) -> Result<Client, BuildError> {
+/// The same files, wherever the job is resumed.
+fn absolute(tls: Tls) -> Result<Tls, Problem> {
+    let absolute = |path: Option<PathBuf>| {
+        path.map(|path| std::path::absolute(&path).map_err(|cause| Problem::Open { path, cause })).transpose()
+    };
+    Ok(Tls { ca_file: absolute(tls.ca_file)?, cert: absolute(tls.cert)?, key: absolute(tls.key)? })
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, Problem> {
+    std::fs::read(path).map_err(|cause| Problem::Open { path: path.to_owned(), cause })
+}
+
+fn client(entry: &Entry, give_up: Duration) -> Result<Client, Problem> {
     let form = if entry.override_form { Form::Override } else { Form::Native };
     let size = entry.fragment_size.map_or(FragmentSize::Adaptive, FragmentSize::Fixed);
     let retry = RetryPolicy { give_up, ..RetryPolicy::default() };
-    Client::builder().form(form).fragment_size(size).retry(retry).build()
+    let mut builder = Client::builder().form(form).fragment_size(size).retry(retry);
+    let Tls { ca_file, cert, key } = &entry.tls;
+    if let Some(path) = ca_file {
+        builder = builder.authorities(read(path)?);
+    }
+    if let Some(cert) = cert {
+        let mut pem = read(cert)?;
+        if let Some(key) = key {
+            pem.push(b'\n');
+            pem.extend(read(key)?);
+        }
+        builder = builder.identity(pem);
+    }
+    Ok(builder.build()?)
 }
 
 fn state(jobs: &Jobs, entry: &Entry) -> &'static str {
