@@ -24,7 +24,7 @@ pub trait SessionStore: Send + Sync + 'static {
     /// one transaction. Survives a power loss where [`Transition::is_durable`]. A
     /// [`Transition::Begin`] that fixes the size is measured by its quota in the same transaction,
     /// beside the sessions of the same directory (whatever its ASCII case) in the states
-    /// ReceiveFragments and Publish; one that finds the size fixed is not.
+    /// before WaitForClose; one that finds the size fixed is not.
     async fn commit(&self, from: &Session, transition: &Transition) -> Result<Commit, SessionStoreError>;
 
     /// The pieces of a live or unclean session that end after `from`, in order of their start. A
