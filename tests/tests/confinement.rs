@@ -2,10 +2,10 @@
 //! core dumps.
 #![allow(clippy::unwrap_used, reason = "a test ends where something unforeseen happens")]
 
-use std::{fs, path::Path};
+use std::{fs, os::unix::fs::symlink, path::Path};
 
 use tempfile::TempDir;
-use tests::{Server, ServerOptions, Upload, assert_staging_empty};
+use tests::{Form, Packet, Server, ServerOptions, Upload, assert_staging_empty, wait_until};
 
 const CONFINED: &str = "confined to its paths; it can run no programs";
 const OLD_KERNEL: &str = "not confined to its paths: the kernel has no Landlock, or an older one than version 2";
@@ -70,6 +70,44 @@ fn nothing_outside_is_read_made_or_run() {
         assert_eq!(outcomes(&server, &own, what), ["done"; 3], "{what}");
     }
     assert_works(&mut server);
+}
+
+/// The password is `secret`.
+const HASH: &str = "$2b$05$abcdefghijklmnopqrstuuOQiyCxlgf/oeuTqixKmWdcYUh4Hjl0a";
+const JO: &str = "Basic am86c2VjcmV0";
+const ANN: &str = "Basic YW5uOnNlY3JldA==";
+
+/// The file is read again when it changes, and what takes its place is not followed to anywhere else.
+#[test]
+fn a_password_file_swapped_for_a_link_to_outside_is_not_read() {
+    let (inside, outside) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let users = inside.path().join("users");
+    fs::write(&users, format!("jo:{HASH}\n")).unwrap();
+    fs::write(outside.path().join("users"), format!("ann:{HASH}\n")).unwrap();
+    let login = format!(
+        "authentication = [\"basic\"]\nhtpasswd = {users:?}\n[limits]\nfailed_logins_per_minute = \"unlimited\""
+    );
+    let server = Server::start(ServerOptions::directory(&login));
+    let status =
+        |user: &str| server.raw().ask(&Packet::ping(Form::Native, "/upload/a").with("Authorization", user)).status;
+    assert_eq!((status(JO), status(ANN)), (200, 401));
+
+    let replace = |make: &dyn Fn(&Path)| {
+        let new = inside.path().join("new");
+        make(&new);
+        fs::rename(new, &users).unwrap();
+    };
+    replace(&|new| symlink(outside.path().join("users"), new).unwrap());
+    if server.log().contains(CONFINED) {
+        wait_until("the file is looked at again", || {
+            assert_eq!(status(ANN), 401);
+            server.log().contains("Permission denied")
+        });
+    } else {
+        assert!(server.log().contains(OLD_KERNEL), "{}", server.log());
+    }
+    replace(&|new| fs::write(new, format!("ann:{HASH}\n")).unwrap());
+    wait_until("the new file is read", || status(ANN) == 200);
 }
 
 #[test]

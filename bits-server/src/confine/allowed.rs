@@ -60,6 +60,9 @@ impl Allowed {
             allowed.read_file(file);
         }
         config.secret_files.iter().for_each(|file| allowed.read_file(file));
+        for directory in &config.directories {
+            directory.htpasswd.iter().for_each(|file| allowed.read_file(file));
+        }
         config.directories.iter().filter_map(|one| one.htpasswd.as_ref()).for_each(|file| allowed.read_file(file));
         config.listeners.iter().flat_map(ListenerConfig::files).for_each(|file| allowed.read_file(file));
         allowed
@@ -197,6 +200,14 @@ mod tests {
         }
         let secret = folder.path().join("secrets/url");
         assert!(allowed.covers(&secret, Access::Read) && !allowed.covers(&secret, Access::Write));
+    }
+
+    #[test]
+    fn password_files_are_read() {
+        let (folder, allowed) =
+            allowed("[[directories]]\nauthentication = [\"basic\"]\nhtpasswd = \"../secrets/users\"\n");
+        let file = folder.path().join("secrets/users");
+        assert!(allowed.covers(&file, Access::Read) && !allowed.covers(&file, Access::Write));
     }
 
     #[test]
