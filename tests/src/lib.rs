@@ -7,6 +7,7 @@
 mod authority;
 mod binary;
 mod check;
+mod mutate;
 mod packet;
 mod ports;
 mod raw;
@@ -24,6 +25,7 @@ pub use check::{
     assert_ack, assert_clean_log, assert_error, assert_invariants, assert_next, assert_ok, assert_staging_empty,
     list_files, pattern, wait_until,
 };
+pub use mutate::Mutator;
 pub use packet::{Form, PROTOCOL, Packet};
 pub use raw::{Raw, Response};
 pub use receiver::{Connection, Receiver, Reply, Request};
