@@ -93,7 +93,6 @@ fn attack(server: &Server, seed: u64, requests: u64) {
     });
     let created = created.into_inner().unwrap();
     println!("{requests} requests and {} sessions in {:.1} s", created.len(), start.elapsed().as_secs_f64());
-    let stat = fs::read_to_string(format!("/proc/{}/stat", server.pid())).unwrap();
     let mut raw = server.raw();
     for (path, session) in created {
         let _ = raw.cancel(&path, &session);
