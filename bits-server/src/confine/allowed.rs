@@ -60,6 +60,10 @@ impl Allowed {
             allowed.read_file(file);
         }
         config.secret_files.iter().for_each(|file| allowed.read_file(file));
+        for listener in &config.listeners {
+            let files = [&listener.certificate, &listener.key, &listener.client_ca, &listener.client_crl];
+            files.into_iter().flatten().for_each(|file| allowed.read_file(file));
+        }
         for directory in &config.directories {
             directory.htpasswd.iter().for_each(|file| allowed.read_file(file));
         }
@@ -148,7 +152,7 @@ mod tests {
     }
 
     fn allowed_in(folder: &Path, toml: &str) -> Allowed {
-        for name in ["data/files", "etc", "state", "storage", "secrets"] {
+        for name in ["data/files", "etc", "state", "storage", "secrets", "tls"] {
             fs::create_dir_all(folder.join(name)).unwrap();
         }
         fs::write(folder.join("secrets/url"), "sqlite:../state/state.db").unwrap();
@@ -208,6 +212,17 @@ mod tests {
             allowed("[[directories]]\nauthentication = [\"basic\"]\nhtpasswd = \"../secrets/users\"\n");
         let file = folder.path().join("secrets/users");
         assert!(allowed.covers(&file, Access::Read) && !allowed.covers(&file, Access::Write));
+    }
+
+    #[test]
+    fn what_tls_needs_is_read() {
+        let (folder, allowed) = allowed(
+            "[[listeners]]\naddress = \"127.0.0.1:0\"\ncertificate = \"../secrets/cert\"\nkey = \"../tls/key\"\n",
+        );
+        for file in ["secrets/cert", "tls/key"] {
+            let file = folder.path().join(file);
+            assert!(allowed.covers(&file, Access::Read) && !allowed.covers(&file, Access::Write), "{file:?}");
+        }
     }
 
     #[test]
