@@ -19,6 +19,7 @@ use crate::{
     notify::Notifier,
     publish::Jobs,
     rate::Bandwidth,
+    rescue::{Panicked, Rescued},
     turns::Turns,
 };
 
@@ -201,9 +202,9 @@ impl Engine {
             body.drain(drain_limit, &inner.stop).await;
             (!body.is_broken()).then_some(ack)
         };
-        let task = self.inner.tasks.spawn(answering.in_current_span());
-        task.await.unwrap_or_else(|failure| {
-            tracing::error!(%failure, "a request's task failed");
+        let answered = Rescued::new(&self.inner.tasks, answering.in_current_span()).await;
+        answered.unwrap_or_else(|Panicked| {
+            tracing::error!("a request failed: this is a bug");
             Some(Ack::refused(Refusal::Internal, None))
         })
     }
@@ -214,9 +215,9 @@ impl Engine {
         let Some(id) = Packet::fragment_of(head) else { return };
         let Ok(route) = self.inner.directories.route(head.uri.path()) else { return };
         let (inner, destination) = (self.inner.clone(), route.destination);
-        let noted = self.inner.tasks.spawn(async move { inner.name_by(id, &caller.principal, &destination).await });
-        if let Err(failure) = noted.await {
-            tracing::error!(%failure, "a request's task failed");
+        let noting = async move { inner.name_by(id, &caller.principal, &destination).await };
+        if let Err(Panicked) = Rescued::new(&self.inner.tasks, noting.in_current_span()).await {
+            tracing::error!("a request failed: this is a bug");
         }
     }
 

@@ -19,6 +19,7 @@ mod maintain;
 mod notify;
 mod publish;
 mod rate;
+mod rescue;
 mod turns;
 
 pub use body::{Body, Fate};

@@ -6,6 +6,7 @@
 
 mod addresses;
 mod admin;
+mod again;
 #[cfg(all(feature = "fs", feature = "sqlite"))]
 mod audit;
 mod auth;
