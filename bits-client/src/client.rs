@@ -7,7 +7,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::{
     Error, Event, Job, Source, Uploaded,
-    link::Link,
+    link::{Link, Password},
     run::{Cancellation, Run},
 };
 
@@ -90,6 +90,7 @@ pub struct ClientBuilder {
     fragments: FragmentSize,
     retry: RetryPolicy,
     headers: HeaderMap,
+    password: Option<Password>,
     send_timeout: Duration,
     response_timeout: Duration,
     authorities: Option<Vec<u8>>,
@@ -135,6 +136,13 @@ impl ClientBuilder {
         self
     }
 
+    /// The password of a user whom a destination's URL names without one. It goes where the
+    /// credentials of a URL would go, and is part of no job.
+    pub fn password(mut self, password: &str) -> Self {
+        self.password = Some(Password(password.to_owned()));
+        self
+    }
+
     /// How long a connection may take no bytes. Default: 2 minutes.
     pub fn send_timeout(mut self, time: Duration) -> Self {
         self.send_timeout = time;
@@ -173,6 +181,7 @@ impl ClientBuilder {
             http,
             form: self.form,
             headers: self.headers,
+            password: self.password,
             send_timeout: self.send_timeout,
             response_timeout: self.response_timeout,
         };
@@ -187,6 +196,7 @@ impl Default for ClientBuilder {
             fragments: FragmentSize::default(),
             retry: RetryPolicy::default(),
             headers: HeaderMap::new(),
+            password: None,
             send_timeout: Duration::from_secs(2 * 60),
             response_timeout: Duration::from_secs(5 * 60),
             authorities: None,

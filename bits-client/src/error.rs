@@ -153,7 +153,9 @@ impl Refused {
         }
         match self.status {
             401 if self.authenticated => "check them",
-            401 => "give them in the URL: https://user:password@server/path",
+            401 => {
+                "name the user in the URL, https://user@server/path, and give the password when you are asked or in BITS_PASSWORD"
+            }
             407 => "give them in the proxy's URL, in the environment variable HTTPS_PROXY or HTTP_PROXY",
             413 => "have the maximum size of requests raised, on the server or on a proxy before it",
             403 => "ask the server's operator for access",

@@ -1,6 +1,6 @@
 //! One packet over HTTP: the request, its timeouts, the head of its answer.
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use bits_core::{ContentRange, Form, PROTOCOL, PacketType, header};
 use http::{HeaderMap, HeaderValue, Method, header as http_header};
@@ -25,8 +25,19 @@ pub(crate) struct Link {
     pub(crate) http: reqwest::Client,
     pub(crate) form: Form,
     pub(crate) headers: HeaderMap,
+    pub(crate) password: Option<Password>,
     pub(crate) send_timeout: Duration,
     pub(crate) response_timeout: Duration,
+}
+
+/// A password, which nothing shows.
+#[derive(Clone)]
+pub(crate) struct Password(pub(crate) String);
+
+impl fmt::Debug for Password {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Password(..)")
+    }
 }
 
 /// One packet, ready to be sent.
@@ -90,7 +101,7 @@ impl Link {
             request = request.header(header::SESSION_ID, id);
         }
         if let Some(destination) = packet.credentials {
-            request = authorize(request, destination);
+            request = self.authorize(request, destination);
         }
         let Some((range, body)) = packet.content else {
             return request.header(http_header::CONTENT_LENGTH, HeaderValue::from_static("0"));
@@ -99,6 +110,16 @@ impl Link {
         request = request.header(http_header::CONTENT_RANGE, range.to_string());
         request = request.header(http_header::CONTENT_LENGTH, length);
         if length == 0 { request } else { request.body(HttpBody::wrap_stream(body.into_stream())) }
+    }
+
+    /// Basic credentials: the user name and password of a URL, or else the client's password.
+    fn authorize(&self, request: reqwest::RequestBuilder, destination: &Url) -> reqwest::RequestBuilder {
+        if !has_credentials(destination) {
+            return request;
+        }
+        let decode = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
+        let own = || self.password.as_ref().map(|password| password.0.clone());
+        request.basic_auth(decode(destination.username()), destination.password().map(decode).or_else(own))
     }
 
     /// Waits for the answer while the body goes out; without a step forward for the send timeout,
@@ -138,15 +159,6 @@ impl Link {
             Err(_) => Err(Failure::ResponseTimeout { host: host.to_owned(), after: self.response_timeout }),
         }
     }
-}
-
-/// Basic credentials from the user name and password of a URL.
-fn authorize(request: reqwest::RequestBuilder, destination: &Url) -> reqwest::RequestBuilder {
-    if !has_credentials(destination) {
-        return request;
-    }
-    let decode = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
-    request.basic_auth(decode(destination.username()), destination.password().map(decode))
 }
 
 pub(crate) fn has_credentials(url: &Url) -> bool {

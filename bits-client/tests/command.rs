@@ -181,6 +181,43 @@ async fn given_up_is_kept_and_resumed() {
     assert!(is_empty(&home.jobs_folder()));
 }
 
+/// The password comes from the environment or a file, goes into every packet, and into no job.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_user_logs_in_with_a_password_that_is_not_kept() {
+    let home = Home::new();
+    let file = home.folder.path().join("password");
+    std::fs::write(&file, "secret\r\nmore\n").unwrap();
+    for (variable, value) in [("BITS_PASSWORD", "secret"), ("BITS_PASSWORD_FILE", file.to_str().unwrap())] {
+        let server = Server::scripted([created(), ack(500, &[])]).await;
+        let url = server.url("/up/f").to_string();
+        let run = |args: &[&str]| Ended::from(home.command(args).env(variable, value).output().unwrap());
+        let ended = run(&["upload", "my file.bin", &url, "--user", "me", "--retry-for", "0s"]);
+        assert_eq!(ended.status, 3, "{ended:?}");
+        let jobs = std::fs::read_dir(home.jobs_folder()).unwrap().map(|entry| entry.unwrap().path());
+        assert!(jobs.into_iter().all(|path| !std::fs::read_to_string(path).unwrap().contains("secret")));
+        assert_eq!(
+            run(&["cancel", "--forget", "--retry-for", "0s", home.jobs()[0]["job"].as_str().unwrap()]).status,
+            0
+        );
+        let seen = server.seen();
+        assert!(seen.len() >= 2 && seen.iter().all(|seen| seen.header("authorization") == Some("Basic bWU6c2VjcmV0")));
+    }
+    let missing = home.folder.path().join("none");
+    let mut command = home.command(&["upload", "my file.bin", "https://127.0.0.1:1/f", "--user", "me"]);
+    let ended = Ended::from(command.env("BITS_PASSWORD_FILE", &missing).output().unwrap());
+    assert_eq!(ended.status, 1, "{ended:?}");
+    assert!(ended.err.contains("none, which BITS_PASSWORD_FILE names: No such file"), "{ended:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_password_is_sent_in_plain_http_beyond_this_machine() {
+    let home = Home::new();
+    let mut command = home.command(&["upload", "my file.bin", "http://192.0.2.1/f", "--user", "me"]);
+    let ended = Ended::from(command.env("BITS_PASSWORD", "secret").output().unwrap());
+    assert_eq!(ended.status, 1, "{ended:?}");
+    assert!(ended.err.contains("everyone on the way to 192.0.2.1 could read the password; use https"), "{ended:?}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn goes_on_after_being_killed() {
     let (home, server) = (Home::new(), taking(3).await);

@@ -18,6 +18,7 @@ const AFTER_HELP: &str = "\
 Exit status: 0 done; 1 failed; 2 wrong usage; 3 interrupted, or given up after retrying: the job is kept and `bits resume` goes on.
 
 Jobs are kept in the user's state folder, or in the one that BITS_JOBS_DIR names. A password in a URL is kept there too, readable by the user alone.
+The password of a user whom --user or a URL names comes from BITS_PASSWORD, from the file that BITS_PASSWORD_FILE names, or from the terminal; it is not kept.
 Proxies are taken from HTTP_PROXY, HTTPS_PROXY and NO_PROXY.";
 
 #[derive(Debug, Subcommand)]
@@ -43,6 +44,9 @@ pub(crate) struct Upload {
     /// Where to: an http or https URL. One that ends in `/` gets the file's name appended. User and password can stand in it.
     #[arg(value_parser = url)]
     pub(crate) url: Url,
+    /// Log in as this user.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) user: Option<String>,
     /// Send fragments of this size, such as 8MiB, instead of what suits the line; at least 5KiB.
     #[arg(long, value_name = "SIZE", value_parser = fragment_size)]
     pub(crate) fragment_size: Option<u64>,

@@ -2,6 +2,7 @@
 
 mod args;
 mod jobs;
+mod password;
 mod show;
 mod work;
 

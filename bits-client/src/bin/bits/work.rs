@@ -18,6 +18,7 @@ use crate::{
     Exit,
     args::{self, Tls},
     jobs::{Entry, Held, JobError, Jobs},
+    password::{self, PasswordError},
     show::{self, Show},
 };
 
@@ -31,6 +32,8 @@ pub(crate) enum Problem {
     Job(#[from] JobError),
     #[error(transparent)]
     Client(#[from] BuildError),
+    #[error(transparent)]
+    Password(#[from] PasswordError),
     #[error("cannot open {}: {cause}", path.display())]
     Open { path: PathBuf, cause: io::Error },
     #[error("the path {} is not valid UTF-8; rename the file, or link to it under another name", .0.display())]
@@ -44,7 +47,10 @@ pub(crate) async fn upload(jobs: &Jobs, args: args::Upload) -> Result<Exit, Prob
     let name = file_name(&file)?;
     let source = FileSource::open(&file).await.map_err(open)?;
     let fingerprint = source.fingerprint().await.map_err(open)?;
-    let url = destination(args.url, &name);
+    let mut url = destination(args.url, &name);
+    if let Some(user) = &args.user {
+        password::log_in_as(&mut url, user)?;
+    }
     mention_unfinished(jobs, &file, &url)?;
     let tls = absolute(args.tls)?;
     let mut held = jobs.create(file, args.override_form, args.fragment_size, Job::new(url, fingerprint))?;
@@ -265,6 +271,9 @@ fn client(entry: &Entry, give_up: Duration) -> Result<Client, Problem> {
             pem.extend(read(key)?);
         }
         builder = builder.identity(pem);
+    }
+    if let Some(password) = password::wanted_by(&entry.job.url)? {
+        builder = builder.password(&password);
     }
     Ok(builder.build()?)
 }
