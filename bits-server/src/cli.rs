@@ -13,7 +13,7 @@ use clap::{Args, Parser, Subcommand};
 use tracing_subscriber::{Layer, filter::Targets, layer::SubscriberExt, util::SubscriberInitExt};
 
 use crate::{
-    auth, check,
+    Authentication, auth, check,
     config::{Config, ConfigError, Overrides, process_environment},
     confine, sessions, start, stores,
 };
@@ -155,6 +155,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Some(Command::Serve(args)) => serve(args),
         Some(Command::Check(args)) => {
             let config = load(&args, Overrides::default())?;
+            Authentication::prepare(&config).map_err(Failure::Failed)?;
             for warning in check::run(&config)? {
                 eprintln!("bits-server: warning: {warning}");
             }
@@ -178,6 +179,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
 fn serve(args: ServeArgs) -> Result<(), Failure> {
     let overrides = Overrides { listen: args.listen, data_dir: args.data_dir };
     let config = load(&args.config, overrides)?;
+    Authentication::prepare(&config).map_err(Failure::Failed)?;
     log_to_stderr()?;
     stores::make_folders(&config).map_err(Failure::Failed)?;
     // Threads inherit what holds when they start, and the runtime starts some.

@@ -7,11 +7,11 @@ use std::{
     sync::OnceLock,
 };
 
-/// The binary under test: `BITS_SERVER_BIN`, or one built with the feature `faults`, once per
+/// The binary under test: `BITS_SERVER_BIN`, or one built with all features, once per
 /// test process and into the same target folder as the tests.
 pub fn server_binary() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
-    let build = || build("bits-server", &["--features", "faults"], "bits-server");
+    let build = || build("bits-server", &["--all-features"], "bits-server");
     BINARY.get_or_init(|| env::var_os("BITS_SERVER_BIN").map_or_else(build, PathBuf::from))
 }
 
@@ -36,7 +36,7 @@ fn build(package: &str, options: &[&str], program: &str) -> PathBuf {
 }
 
 /// Test binaries stand in `<target>/<profile>/deps`.
-fn profile_folder() -> PathBuf {
+pub(crate) fn profile_folder() -> PathBuf {
     let own = env::current_exe().expect("a running program has a path");
     let folder = own.ancestors().find(|folder| folder.join("deps").is_dir());
     folder.expect("the tests run from a target folder").to_owned()

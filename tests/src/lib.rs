@@ -7,9 +7,11 @@
 mod authority;
 mod binary;
 mod check;
+mod kerberos;
 mod mutate;
 mod packet;
 mod ports;
+mod python;
 mod raw;
 mod receiver;
 mod scenario_client;
@@ -25,8 +27,10 @@ pub use check::{
     assert_ack, assert_clean_log, assert_error, assert_invariants, assert_next, assert_ok, assert_staging_empty,
     list_files, pattern, wait_until,
 };
+pub use kerberos::{Kdc, OTHER_REALM, REALM};
 pub use mutate::Mutator;
 pub use packet::{Form, PROTOCOL, Packet};
+pub use python::python;
 pub use raw::{Raw, Response};
 pub use receiver::{Connection, Receiver, Reply, Request};
 pub use scenario_client::{Sent, Upload};

@@ -4,6 +4,7 @@ mod bench;
 mod ci;
 mod migrate;
 mod packages;
+mod python;
 mod shell;
 mod test;
 

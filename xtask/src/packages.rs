@@ -6,7 +6,7 @@ use crate::shell::{self, Result};
 
 /// A program that does not come with Rust.
 pub(crate) struct Package {
-    /// What is looked for in PATH.
+    /// What is looked for in PATH; a file of the package where it has no program.
     program: &'static str,
     /// The Debian package that has it.
     name: &'static str,
@@ -28,6 +28,14 @@ pub(crate) const TESTS: &[Package] = &[
     Package { program: "wget", name: "wget", reason: "downloads as others do" },
     Package { program: "python3", name: "python3", reason: "verifies signatures with code that is not ours" },
     Package { program: "mkfs.ext4", name: "e2fsprogs", reason: "file systems that lose power" },
+    Package { program: "krb5-config", name: "libkrb5-dev", reason: "the GSS library, for Kerberos and NTLM" },
+    Package { program: "clang", name: "clang", reason: "reads the headers of the GSS library" },
+    Package { program: "krb5kdc", name: "krb5-kdc", reason: "a KDC of the tests' own" },
+    Package { program: "kadmin.local", name: "krb5-admin-server", reason: "fills the KDC" },
+    Package { program: "kinit", name: "krb5-user", reason: "logs in at the KDC" },
+    Package { program: "curl", name: "curl", reason: "a client with Kerberos" },
+    Package { program: "/etc/gss/mech.d/mech.ntlmssp.conf", name: "gss-ntlmssp", reason: "NTLM for the GSS library" },
+    Package { program: "python3", name: "python3-venv", reason: "a client with NTLM" },
 ];
 
 /// What the benchmarks need besides.

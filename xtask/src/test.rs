@@ -5,6 +5,7 @@ use std::env;
 use clap::Args;
 
 use crate::packages;
+use crate::python;
 use crate::shell::{self, Result, cargo};
 
 #[derive(Args)]
@@ -24,6 +25,7 @@ const WORKSPACE: [&str; 2] = ["--workspace", "--all-features"];
 pub(crate) fn run(options: &Options) -> Result<()> {
     let in_ci = env::var("CI").is_ok_and(|value| value == "true");
     packages::require(packages::TESTS, options.install || in_ci)?;
+    let python = python::require(options.install || in_ci)?;
     shell::run(cargo(["build", "--bins", "--tests"]).args(WORKSPACE))?;
     let built = shell::target_dir().join("debug");
     shell::run(
@@ -31,6 +33,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             .args(WORKSPACE)
             .args(&options.arguments)
             .env("BITS_SERVER_BIN", built.join("bits-server"))
-            .env("BITS_BIN", built.join("bits")),
+            .env("BITS_BIN", built.join("bits"))
+            .env("BITS_PYTHON", python),
     )
 }

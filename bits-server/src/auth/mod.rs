@@ -7,6 +7,8 @@ mod basic;
 mod certificate;
 mod header;
 mod htpasswd;
+#[cfg(feature = "negotiate")]
+mod negotiate;
 #[cfg(all(feature = "fs", feature = "sqlite"))]
 pub(crate) mod password;
 mod proxy;
@@ -53,6 +55,8 @@ enum Scheme {
     Basic(Basic),
     Certificate(CertificatePrincipal),
     Proxy(HeaderName),
+    #[cfg(feature = "negotiate")]
+    Negotiate(negotiate::Negotiate),
 }
 
 /// What a scheme makes of a request.
@@ -63,7 +67,7 @@ pub(crate) enum Verdict {
     /// The caller is proved to be this one; the value goes into the answer's `WWW-Authenticate`.
     Proved(Principal, Option<HeaderValue>),
     /// The exchange goes on: the 401 has this `WWW-Authenticate` and no other.
-    #[allow(dead_code, reason = "no scheme of more than one round is built in")]
+    #[cfg_attr(not(feature = "negotiate"), allow(dead_code, reason = "other schemes take one round"))]
     Continue(HeaderValue),
     /// The proof is wrong. It counts as a failed login; the user is named in the log, if known.
     Wrong(Option<Principal>),
@@ -159,7 +163,7 @@ impl Authentication {
         let mut files: HashMap<&Path, Arc<Users>> = HashMap::new();
         let mut directories = HashMap::new();
         for directory in &config.directories {
-            let schemes = schemes(directory, &mut files)?;
+            let schemes = schemes(config, directory, &mut files)?;
             directories.insert(directory.url_path.as_str().to_owned(), schemes);
         }
         let files = files.into_values().collect();
@@ -179,8 +183,19 @@ impl Authentication {
         }
     }
 
+    /// Gives the process what the schemes need of its environment, which may start the program anew
+    /// in the same process: to be called before anything else is done.
+    pub fn prepare(config: &Config) -> Result<(), String> {
+        #[cfg(feature = "negotiate")]
+        negotiate::Environment::of(config).enter().map_err(|error| format!("negotiate: {error}"))?;
+        let _ = config;
+        Ok(())
+    }
+
     /// Who sends a request to `directory`; every caller of one without authentication is anonymous.
     pub(crate) async fn identify(&self, directory: &Directory, head: &Parts, peer: &Peer) -> Result<Proof, Denial> {
+        #[cfg(feature = "negotiate")]
+        negotiate::forget_if_replaced(peer, head);
         let schemes = self.inner.directories.get(&directory.url_path).map_or(&[][..], Vec::as_slice);
         if schemes.is_empty() {
             return Ok(Proof::anonymous());
@@ -209,7 +224,7 @@ impl Authentication {
                 Verdict::Unavailable => return Err(refused(Refusal::Unavailable)),
             }
         }
-        Err(offer(schemes, peer))
+        Err(offer(schemes, head, peer))
     }
 }
 
@@ -225,19 +240,26 @@ impl Scheme {
             Self::Basic(basic) => basic.examine(attempt).await,
             Self::Certificate(by) => certificate::examine(attempt, *by),
             Self::Proxy(header) => proxy::examine(attempt, header),
+            #[cfg(feature = "negotiate")]
+            Self::Negotiate(negotiate) => negotiate.examine(attempt).await,
         }
     }
 
     /// What it offers to a caller who is not known; none where the caller can do nothing about it.
-    fn challenge(&self, peer: &Peer) -> Option<HeaderValue> {
+    #[cfg_attr(not(feature = "negotiate"), allow(unused_variables, reason = "some schemes look at the head"))]
+    fn challenges(&self, head: &Parts, peer: &Peer) -> Vec<HeaderValue> {
         match self {
-            Self::Basic(_) => Basic::challenge(peer),
-            Self::Certificate(_) | Self::Proxy(_) => None,
+            Self::Basic(_) => Basic::challenge(peer).into_iter().collect(),
+            Self::Certificate(_) | Self::Proxy(_) => Vec::new(),
+            #[cfg(feature = "negotiate")]
+            Self::Negotiate(negotiate) => negotiate.challenges(head, peer),
         }
     }
 }
 
+#[cfg_attr(not(feature = "negotiate"), allow(unused_variables, reason = "some schemes need all of it"))]
 fn schemes<'a>(
+    config: &Config,
     directory: &'a DirectoryConfig,
     files: &mut HashMap<&'a Path, Arc<Users>>,
 ) -> Result<Vec<Scheme>, String> {
@@ -255,6 +277,10 @@ fn schemes<'a>(
             (AuthScheme::Certificate, _) => Scheme::Certificate(directory.certificate_principal),
             (AuthScheme::Proxy, _) => Scheme::Proxy(directory.proxy_user_header.name().clone()),
             (AuthScheme::Basic, None) => return Err("directories.htpasswd: is missing".to_owned()),
+            #[cfg(feature = "negotiate")]
+            (AuthScheme::Negotiate, _) => Scheme::Negotiate(negotiate::Negotiate::open(config, directory)?),
+            #[cfg(not(feature = "negotiate"))]
+            (AuthScheme::Negotiate, _) => return Err("this server was built without \"negotiate\"".to_owned()),
         });
     }
     Ok(schemes)
@@ -274,8 +300,8 @@ fn refused(refusal: Refusal) -> Denial {
 }
 
 /// All schemes at once; 403 where none of them can be asked for by a challenge.
-fn offer(schemes: &[Scheme], peer: &Peer) -> Denial {
-    let challenges: Vec<_> = schemes.iter().filter_map(|scheme| scheme.challenge(peer)).collect();
+fn offer(schemes: &[Scheme], head: &Parts, peer: &Peer) -> Denial {
+    let challenges: Vec<_> = schemes.iter().flat_map(|scheme| scheme.challenges(head, peer)).collect();
     let refusal = if challenges.is_empty() { Refusal::AccessDenied } else { Refusal::Unauthenticated };
     Denial { refusal, challenges }
 }

@@ -17,10 +17,16 @@ pub enum AuthScheme {
     Certificate,
     /// A header that a trusted proxy writes.
     Proxy,
+    /// Kerberos, or NTLM.
+    Negotiate,
 }
 
-const SCHEMES: &[(&str, AuthScheme)] =
-    &[("basic", AuthScheme::Basic), ("certificate", AuthScheme::Certificate), ("proxy", AuthScheme::Proxy)];
+const SCHEMES: &[(&str, AuthScheme)] = &[
+    ("basic", AuthScheme::Basic),
+    ("certificate", AuthScheme::Certificate),
+    ("negotiate", AuthScheme::Negotiate),
+    ("proxy", AuthScheme::Proxy),
+];
 
 /// What names the user of a certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,8 +54,8 @@ impl UserHeader {
 impl Setting for AuthScheme {
     fn read(raw: &Raw) -> Result<Self, String> {
         match raw {
-            Raw::Text(text) if matches!(text.as_str(), "negotiate") => {
-                Err(format!("{text:?} is not supported yet; write \"basic\", \"certificate\" or \"proxy\""))
+            Raw::Text(text) if text == "negotiate" && !cfg!(feature = "negotiate") => {
+                Err("this server was built without \"negotiate\"; build it with `--features negotiate`".to_owned())
             }
             _ => one_of(raw, SCHEMES),
         }

@@ -10,6 +10,7 @@ use bits_core::StoreAs;
 use super::error::{Location, Problems};
 use super::keys::Section;
 use super::layers::{Layers, Table};
+use super::negotiate;
 use super::{
     Admin, Config, ConfigError, DirectoryConfig, Limits, ListenerConfig, Root, Size, Source, StateConfig, StateUrl,
     StorageConfig, StorageUrl, listeners,
@@ -141,6 +142,7 @@ fn directories(
     let directories: Vec<_> = tables.iter().map(|table| directory(table, base, problems)).collect();
     check_unique(tables, &directories, problems);
     access::check_reachable(tables, &directories, root, listeners, problems);
+    negotiate::check_one(tables, &directories, problems);
     access::check_personal(tables, &directories, problems);
     directories
 }
@@ -167,6 +169,7 @@ fn directory(table: &Table, base: &Path, problems: &mut Problems) -> DirectoryCo
         }
     }
     directory.htpasswd = directory.htpasswd.map(|path| base.join(path));
+    negotiate::resolve(table, &mut directory, base, problems);
     access::check(table, &directory, problems);
     directory
 }

@@ -9,6 +9,7 @@ mod keys;
 mod layers;
 mod listeners;
 mod load;
+mod negotiate;
 mod secret;
 mod setting;
 mod show;
@@ -29,6 +30,7 @@ pub use access::{AuthScheme, CertificatePrincipal, UserHeader};
 pub use error::{ConfigError, Location, Problem};
 pub use keys::{Key, keys};
 pub use load::{Overrides, process_environment};
+pub use negotiate::NtlmDomain;
 pub use secret::Secret;
 pub use setting::{ClientCertificate, HostName, StateUrl, StorageUrl, Sync, UrlPath};
 pub use units::{Mode, Size, parse_duration};
@@ -230,7 +232,8 @@ section! {
         host_id: Option<HostName> = "";
         /// When clients should stop trying that host.
         host_id_fallback_timeout: Duration = "1d";
-        /// Ways to log in, in the order offered: `basic`, `certificate`, `proxy`; none: every caller is anonymous.
+        /// Ways to log in, in the order offered: `basic`, `negotiate`, `certificate`, `proxy`;
+        /// none: every caller is anonymous.
         authentication: Vec<AuthScheme> = "";
         /// The file of users and passwords for `basic`, with hashes by argon2id or bcrypt.
         htpasswd: Option<PathBuf> = "";
@@ -238,6 +241,15 @@ section! {
         certificate_principal: CertificatePrincipal = "san";
         /// The header in which one of `trusted_proxies` names the user.
         proxy_user_header: UserHeader = "X-Remote-User";
+        /// The key table for `negotiate`, one for the whole server.
+        negotiate_keytab: Option<PathBuf> = "";
+        /// Kerberos realms that `negotiate` takes users from; none: the server's own.
+        negotiate_realms: Vec<String> = "";
+        /// NTLM domains that `negotiate` takes users from, each with its realm: `CORP=corp.example`;
+        /// none: no NTLM.
+        negotiate_ntlm_domains: Vec<NtlmDomain> = "";
+        /// The file of NTLM users, one for the whole server; empty: winbind knows them.
+        negotiate_ntlm_users: Option<PathBuf> = "";
         /// Patterns of users who may use the directory, with `*`; none: everyone who is logged in.
         allow_users: Vec<UserPattern> = "";
         /// Whether each user has a folder below `storage_path`.
@@ -252,10 +264,6 @@ section! {
         notification_url: String = "";
         /// How long the server application may take.
         notification_timeout: Duration = "4m30s";
-        /// The key table for `negotiate`.
-        negotiate_keytab: String = "";
-        /// Realms that `negotiate` takes users from.
-        negotiate_realms: Vec<String> = "";
     }
 }
 

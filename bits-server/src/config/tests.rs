@@ -387,7 +387,7 @@ const MISTAKES: &[(&str, &str)] = &[
     ),
     (
         "[[directories]]\nauthentication = [\"digest\"]",
-        "bits.toml:2: directories.authentication: \"digest\" is not known; write \"basic\" or \"certificate\" or \"proxy\"",
+        "bits.toml:2: directories.authentication: \"digest\" is not known; write \"basic\" or \"certificate\" or \"negotiate\" or \"proxy\"",
     ),
     (
         "[[directories]]\nauthentication = [\"certificate\"]",

@@ -69,6 +69,7 @@ impl Allowed {
         }
         config.directories.iter().filter_map(|one| one.htpasswd.as_ref()).for_each(|file| allowed.read_file(file));
         config.listeners.iter().flat_map(ListenerConfig::files).for_each(|file| allowed.read_file(file));
+        allowed.kerberos(config);
         allowed
     }
 
@@ -95,6 +96,22 @@ impl Allowed {
     /// What may be read and not written.
     pub fn only_read(&self) -> &BTreeSet<PathBuf> {
         &self.read
+    }
+
+    /// What the library for Kerberos and NTLM reads: its configuration, which may include what SSSD
+    /// writes, keys and users.
+    fn kerberos(&mut self, config: &Config) {
+        let directories = config.directories.iter();
+        let files = directories.flat_map(|one| [&one.negotiate_keytab, &one.negotiate_ntlm_users]).flatten();
+        let files: Vec<_> = files.collect();
+        if files.is_empty() {
+            return;
+        }
+        files.into_iter().for_each(|file| self.read_file(file));
+        self.read(Path::new("/var/lib/sss/pubconf"));
+        if let Some(named) = std::env::var_os("KRB5_CONFIG") {
+            std::env::split_paths(&named).for_each(|file| self.read_file(&file));
+        }
     }
 
     fn read(&mut self, path: &Path) {

@@ -73,7 +73,7 @@ const BOUNDARIES: &[Boundary] = &[
         package: "bits-server",
         features: "",
         direct: &[],
-        absent: &["bits-client", "object_store", "openssl-sys", "sqlx-postgres", "sqlx-macros"],
+        absent: &["bits-client", "libgssapi", "object_store", "openssl-sys", "sqlx-postgres", "sqlx-macros"],
     },
 ];
 
