@@ -151,18 +151,48 @@ impl Drop for Lasting {
     }
 }
 
-fn describe() {
-    use metrics::{describe_counter, describe_gauge};
+/// Every gauge and counter; `docs/metrics.md` has the labels.
+const GAUGES: &[(&str, &str)] = &[
+    ("bits_connections", "Connections open on upload listeners."),
+    ("bits_tls_handshakes", "TLS handshakes under way."),
+];
+const COUNTERS: &[(&str, &str)] = &[
+    ("bits_connections_total", "Connections accepted on upload listeners."),
+    ("bits_connections_refused_total", "Connections refused before a request was read."),
+    ("bits_failed_logins_total", "Logins that were tried and failed."),
+    ("bits_lockouts_total", "Addresses refused for a minute after too many failed logins."),
+    ("bits_packets_total", "BITS packets answered."),
+    ("bits_packets_refused_total", "BITS packets answered with a refusal."),
+    ("bits_received_bytes_total", "Bytes of bodies that were read, kept or not."),
+    ("bits_bodies_ended_early_total", "Bodies that ended early; what came of them is kept."),
+    ("bits_tls_reloads_total", "Changes of TLS files, taken or not usable."),
+];
 
-    describe_gauge!("bits_connections", "Connections open on upload listeners.");
-    describe_gauge!("bits_tls_handshakes", "TLS handshakes under way.");
-    describe_counter!("bits_connections_total", "Connections accepted on upload listeners.");
-    describe_counter!("bits_connections_refused_total", "Connections refused before a request was read.");
-    describe_counter!("bits_failed_logins_total", "Logins that were tried and failed.");
-    describe_counter!("bits_lockouts_total", "Addresses refused for a minute after too many failed logins.");
-    describe_counter!("bits_packets_total", "BITS packets answered.");
-    describe_counter!("bits_packets_refused_total", "BITS packets answered with a refusal.");
-    describe_counter!("bits_received_bytes_total", "Bytes of bodies that were read, kept or not.");
-    describe_counter!("bits_bodies_ended_early_total", "Bodies that ended early; what came of them is kept.");
-    describe_counter!("bits_tls_reloads_total", "Changes of TLS files, taken or not usable.");
+fn describe() {
+    GAUGES.iter().for_each(|(name, about)| metrics::describe_gauge!(*name, *about));
+    COUNTERS.iter().for_each(|(name, about)| metrics::describe_counter!(*name, *about));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_metric_is_documented_with_what_it_is() {
+        let documented = include_str!("../../docs/metrics.md");
+        for (name, about) in GAUGES.iter().chain(COUNTERS) {
+            let row = documented.lines().find(|line| line.starts_with(&format!("| `{name}`")));
+            assert!(row.is_some_and(|row| row.contains(about.trim_end_matches('.'))), "{name}");
+        }
+    }
+
+    #[test]
+    fn every_counted_name_is_described() {
+        let source = include_str!("metrics.rs");
+        let counted = source.split("counter!(\"").chain(source.split("gauge!(\"")).skip(1);
+        let names = counted.filter_map(|rest| rest.split('"').next()).filter(|name| name.starts_with("bits_"));
+        for name in names {
+            assert!(GAUGES.iter().chain(COUNTERS).any(|(described, _)| *described == name), "{name}");
+        }
+    }
 }
