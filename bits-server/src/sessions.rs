@@ -3,7 +3,7 @@
 use std::{fmt::Write, time::Duration};
 
 use bits_core::{
-    Commit, Ending, Filter, Found, Principal, Session, SessionEvent, SessionEventKind, SessionId, SessionStore,
+    Commit, Ending, Filter, Found, Outbox, Principal, Session, SessionEvent, SessionEventKind, SessionId, SessionStore,
     SessionStoreError, State, Timestamp, Tombstone, Transition,
 };
 use serde_json::{Value, json};
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use crate::{
     audit,
     cli::{Failure, SessionsCommand},
-    config::Config,
+    config::{Config, WebhookConfig},
     stores,
 };
 
@@ -21,19 +21,23 @@ const PAGE: u32 = 1000;
 /// Runs the command and returns what it prints.
 pub(crate) async fn run(config: &Config, command: SessionsCommand) -> Result<String, Failure> {
     let store = stores::open_sessions(config, false).await.map_err(Failure::Failed)?;
-    let output = dispatch(&store, command).await;
+    let output = dispatch(&store, &config.webhooks, command).await;
     store.close().await;
     output
 }
 
-async fn dispatch(store: &dyn SessionStore, command: SessionsCommand) -> Result<String, Failure> {
+async fn dispatch(
+    store: &(impl SessionStore + Outbox),
+    webhooks: &[WebhookConfig],
+    command: SessionsCommand,
+) -> Result<String, Failure> {
     match command {
         SessionsCommand::List { idle, user, path, json } => {
             let principal = user.as_deref().map(Principal::named);
             let filter = Filter { idle, principal, path_prefix: path, limit: PAGE, ..Filter::default() };
             list(store, filter, json).await
         }
-        SessionsCommand::Show { id, json } => show(store, parse(&id)?, json).await,
+        SessionsCommand::Show { id, json } => show(store, webhooks, parse(&id)?, json).await,
         SessionsCommand::Cancel { id, json } => {
             let session = live(store, parse(&id)?).await?;
             change(store, &session, &Transition::End(Ending::Cancelled)).await?;
@@ -93,13 +97,21 @@ async fn list(store: &dyn SessionStore, mut filter: Filter, json: bool) -> Resul
     Ok(text)
 }
 
-async fn show(store: &dyn SessionStore, id: SessionId, json: bool) -> Result<String, Failure> {
+async fn show(
+    store: &(impl SessionStore + Outbox),
+    webhooks: &[WebhookConfig],
+    id: SessionId,
+    json: bool,
+) -> Result<String, Failure> {
     let now = store.now().await?;
-    let value = match store.load(id).await? {
+    let mut value = match store.load(id).await? {
         Some(Found::Live(session)) => describe(&session, now),
         Some(Found::Ended(tombstone)) => describe_ended(&tombstone),
         None => return Err(unknown(id)),
     };
+    for webhook in webhooks {
+        value["pending_events"][&webhook.name] = store.pending(&webhook.name, Some(id)).await?.into();
+    }
     if json {
         return Ok(pretty(&value));
     }

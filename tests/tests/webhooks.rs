@@ -186,13 +186,19 @@ fn failed_deliveries_are_tried_again_in_order() {
 #[test]
 fn events_survive_a_server_that_is_killed_before_it_delivers_them() {
     let mut receiver = Receiver::absent();
-    let mut server = server(&receiver.webhook(""));
+    let mut server = server(&receiver.webhook("name = \"hook\""));
     let session = upload(&server, "/upload/x");
     server.kill();
+    let pending = |server: &Server| -> serde_json::Value {
+        let shown = command(server, &["sessions", "show", &session, "--json"]);
+        serde_json::from_str::<serde_json::Value>(&shown).unwrap()["pending_events"].clone()
+    };
+    assert_eq!(pending(&server), json!({ "hook": 2 }));
     receiver.listen(|_, _| Reply::Status(200));
     server.launch();
     receiver.wait_taken(2);
     assert_eq!(receiver.kinds_of(&session), ["session.created", "upload.completed"]);
+    wait_until("nothing is pending", || pending(&server) == json!({ "hook": 0 }));
 }
 
 #[test]

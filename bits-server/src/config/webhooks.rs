@@ -80,7 +80,7 @@ impl WebhookConfig {
     }
 
     /// The webhook as it is sent to; none without a URL, which is reported when it is read.
-    pub(crate) fn webhook(&self) -> Option<Webhook> {
+    pub fn webhook(&self) -> Option<Webhook> {
         Some(Webhook {
             name: self.name.clone(),
             url: self.url.as_ref()?.0.clone(),
