@@ -253,6 +253,34 @@ fn users_have_folders_of_their_own() {
     }
 }
 
+/// What a user published is for that user alone to fetch; everybody else's path leads elsewhere.
+#[test]
+fn users_fetch_what_is_theirs() {
+    let lines = "per_user_folder = true\ndownload_enabled = true\nallow_users = [\"jo\", \"ann\"]";
+    let server = start(options(lines), &["jo", "ann", "stranger"]);
+    let mut raw = server.raw();
+    let id = session_of(&mut raw, "jo", "/upload/x");
+    assert_next(&raw.ask(&fragment("jo", "/upload/x", &id, b"hello", 5)), 5);
+    let get = |raw: &mut Raw, user: Option<&str>, path: &str| {
+        let mut packet = Packet::new(Form::Native, "x", path).without("BITS-Packet-Type");
+        packet.method = "GET".to_owned();
+        let response = raw.ask(&user.map_or(packet.clone(), |user| packet.from(user, PASSWORD)));
+        if response.status == 200 {
+            assert!(response.header("Cache-Control").is_some_and(|value| value.contains("private")), "{response:?}");
+        }
+        (response.status, response.body)
+    };
+    assert_eq!(get(&mut raw, Some("jo"), "/upload/x"), (200, b"hello".to_vec()));
+    assert_eq!(get(&mut raw, None, "/upload/x").0, 401);
+    assert_eq!(get(&mut raw, Some("stranger"), "/upload/x").0, 403);
+    let theirs = get(&mut raw, Some("ann"), "/upload/x");
+    assert_eq!((theirs.0, &theirs), (404, &get(&mut raw, Some("ann"), "/upload/none")));
+    for path in ["/upload/jo/x", "/upload/../jo/x", "/upload/%2e%2e/jo/x", "/upload/..%2fjo/x"] {
+        let (status, body) = get(&mut raw, Some("ann"), path);
+        assert!(matches!(status, 400 | 404) && body != b"hello", "{path}: {status}");
+    }
+}
+
 /// `session_limit_per_user` counts a user's own unfinished sessions.
 #[test]
 fn the_limit_of_sessions_is_each_users_own() {
