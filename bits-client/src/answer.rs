@@ -5,7 +5,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use bits_core::{Hresult, PROTOCOL, PacketType, header};
+use bits_core::{ContentRange, Hresult, PROTOCOL, PacketType, header};
 use http::{HeaderMap, HeaderName, StatusCode, header as http_header};
 use url::Url;
 
@@ -141,10 +141,21 @@ impl Answer {
     }
 
     /// Where a redirect leads; never from https to http.
-    fn location(&self, at: &Url) -> Option<Url> {
+    pub(crate) fn location(&self, at: &Url) -> Option<Url> {
         let text = self.text(&http_header::LOCATION).filter(|text| text.len() <= LONGEST_URL)?;
         let to = crate::job::without_credentials(&at.join(text).ok()?);
         (to.scheme() == "https" || (to.scheme() == "http" && at.scheme() == "http")).then_some(to)
+    }
+
+    /// `Content-Length`.
+    pub(crate) fn length(&self) -> Option<u64> {
+        self.number(&http_header::CONTENT_LENGTH)
+    }
+
+    /// The first and the last byte of a `Content-Range`, and the size.
+    pub(crate) fn content_range(&self) -> Option<(u64, u64, u64)> {
+        let range: ContentRange = self.text(&http_header::CONTENT_RANGE)?.parse().ok()?;
+        Some((range.start(), range.end().checked_sub(1)?, range.total()))
     }
 
     fn host(&self) -> Option<Host> {

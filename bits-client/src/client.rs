@@ -6,7 +6,8 @@ use bits_core::Form;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::{
-    Error, Event, Job, Source, Uploaded,
+    DownloadEvent, DownloadJob, Error, Event, Job, Source, Target, Uploaded,
+    download::Fetch,
     link::{Link, Password},
     run::{Cancellation, Run},
 };
@@ -32,7 +33,32 @@ impl Client {
     where
         F: FnMut(&Job, Event<'_>) + Send,
     {
-        Run::new(self, job, source, observe).upload().await
+        Run::new(self, job, source, observe).upload(None).await
+    }
+
+    /// Uploads like [`upload`](Self::upload), and fetches the server's reply into `reply` before the
+    /// session is closed; [`Uploaded::reply_url`] is none where there was no reply.
+    pub async fn upload_reply<F>(
+        &self,
+        job: &mut Job,
+        source: Arc<dyn Source>,
+        reply: Arc<dyn Target>,
+        observe: F,
+    ) -> Result<Uploaded, Error>
+    where
+        F: FnMut(&Job, Event<'_>) + Send,
+    {
+        Run::new(self, job, source, observe).upload(Some(reply)).await
+    }
+
+    /// Downloads into `target` until it has everything, or for as long as there is hope. What has
+    /// come is kept when the connection breaks or the future is dropped, and the rest is fetched only
+    /// of the same content. Before it writes a job down, the caller makes the target's bytes last.
+    pub async fn download<F>(&self, job: &mut DownloadJob, target: Arc<dyn Target>, mut observe: F) -> Result<(), Error>
+    where
+        F: FnMut(&DownloadJob, DownloadEvent<'_>) + Send,
+    {
+        Fetch::new(self, job, &*target, &mut observe).run().await
     }
 
     /// Ends the job's session on the server, which forgets what it holds of an unfinished upload. A

@@ -20,6 +20,23 @@ pub enum Error {
     /// The source cannot be read.
     #[error("the source cannot be read: {0}")]
     Source(#[source] io::Error),
+    /// What stands at the URL is no longer what stood there when the download began.
+    #[error("what is downloaded has changed since the download began: {0}")]
+    DownloadChanged(String),
+    /// The server does not give what was asked for.
+    #[error("the server refused the download with HTTP {status}: {}", refused_download(*.status, *.authenticated))]
+    DownloadRefused {
+        /// The status of the answer.
+        status: u16,
+        /// Whether user name and password were sent.
+        authenticated: bool,
+    },
+    /// What stands at the URL cannot be downloaded.
+    #[error("what stands at the URL cannot be downloaded: {0}; check the URL")]
+    NoDownload(&'static str),
+    /// The target takes no bytes.
+    #[error("the file cannot be written: {0}")]
+    Target(#[source] io::Error),
     /// Nothing got better for as long as the policy allows; the job can go on later.
     #[error("gave up after {} without progress: {last}", Seconds(*.after))]
     GaveUp {
@@ -73,6 +90,12 @@ pub enum Failure {
         /// The status of the answer.
         status: u16,
     },
+    /// The server cannot give what is downloaded at the moment.
+    #[error("the download was answered with HTTP {0}")]
+    DownloadStatus(u16),
+    /// A download ended otherwise than it should.
+    #[error("the download was cut off: {0}")]
+    Download(&'static str),
     /// The server cannot at the moment.
     #[error("{0}")]
     Temporary(Refused),
@@ -181,6 +204,19 @@ impl fmt::Display for Refused {
 }
 
 impl std::error::Error for Refused {}
+
+/// What was wrong, and what to do.
+fn refused_download(status: u16, authenticated: bool) -> &'static str {
+    match status {
+        401 if authenticated => "it does not accept this user name and password; check them",
+        401 => "it wants a user name and password; give them in the URL: https://user:password@server/path",
+        403 => "access denied; ask the server's operator for access",
+        404 | 410 => "there is nothing at this URL; check it, and whether the server offers downloads",
+        407 => "a proxy wants a user name and password; give them in HTTPS_PROXY or HTTP_PROXY",
+        300..=399 => "it redirects to where it cannot be followed; check the URL",
+        _ => "check the URL",
+    }
+}
 
 /// Shows a time in whole seconds, or as it is where it is short.
 struct Seconds(Duration);

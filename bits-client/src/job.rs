@@ -6,7 +6,7 @@ use bits_core::SessionId;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
-use crate::Fingerprint;
+use crate::{DownloadJob, Fingerprint};
 
 /// One upload: where to, from what, and how far it has come.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,6 +21,9 @@ pub struct Job {
     pub session: Option<JobSession>,
     /// The largest fragment that the server has not refused as too large, where it has refused one.
     pub largest_fragment: Option<u64>,
+    /// The fetching of the server's reply, once it has begun.
+    #[serde(default)]
+    pub reply: Option<DownloadJob>,
 }
 
 /// A session on the server, as far as the client knows.
@@ -54,7 +57,7 @@ pub struct Host {
 impl Job {
     /// A job for a source with this fingerprint.
     pub fn new(url: Url, source: Fingerprint) -> Self {
-        Self { url, source, created: now(), session: None, largest_fragment: None }
+        Self { url, source, created: now(), session: None, largest_fragment: None, reply: None }
     }
 
     /// The next byte to send.

@@ -3,8 +3,9 @@
 //! A [`Client`] uploads a [`Source`] for a [`Job`]: it creates a session, sends fragments one at a
 //! time, goes on wherever the server says, waits and tries again where that can help, and closes
 //! the session. All that is needed to go on later stands in the `Job`, which serializes with serde;
-//! dropping the future of an upload at any point leaves a job that can go on. Nothing here writes
-//! to disk, or to a terminal.
+//! dropping the future of an upload at any point leaves a job that can go on. A download is a
+//! [`DownloadJob`] into a [`Target`], likewise. Nothing here writes to a terminal, and nothing but
+//! a [`FileTarget`] to disk.
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
@@ -21,6 +22,7 @@
 mod answer;
 mod body;
 mod client;
+mod download;
 mod error;
 mod hresult;
 mod job;
@@ -30,11 +32,14 @@ mod patience;
 mod platform;
 mod run;
 mod source;
+mod target;
 
 pub use bits_core::{Form, Hresult, PacketType};
 pub use client::{BuildError, Client, ClientBuilder, FragmentSize, RetryPolicy};
+pub use download::{DownloadEvent, DownloadJob, Found};
 pub use error::{Error, Failure, Refused};
 pub use hresult::Meaning;
 pub use job::{Host, Job, JobSession};
 pub use run::{Event, Uploaded};
 pub use source::{BytesSource, FileSource, Fingerprint, Source};
+pub use target::{FileTarget, Target};

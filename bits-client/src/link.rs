@@ -113,7 +113,7 @@ impl Link {
     }
 
     /// Basic credentials: the user name and password of a URL, or else the client's password.
-    fn authorize(&self, request: reqwest::RequestBuilder, destination: &Url) -> reqwest::RequestBuilder {
+    pub(crate) fn authorize(&self, request: reqwest::RequestBuilder, destination: &Url) -> reqwest::RequestBuilder {
         if !has_credentials(destination) {
             return request;
         }
@@ -149,7 +149,7 @@ impl Link {
         }
     }
 
-    async fn answered(
+    pub(crate) async fn answered(
         &self,
         response: impl Future<Output = reqwest::Result<reqwest::Response>>,
         host: &str,
@@ -182,7 +182,7 @@ async fn read(mut response: reqwest::Response) -> Answer {
     answer
 }
 
-fn connection(host: &str, error: reqwest::Error) -> Failure {
+pub(crate) fn connection(host: &str, error: reqwest::Error) -> Failure {
     let error = error.without_url();
     let mut cause: &dyn std::error::Error = &error;
     while let Some(deeper) = cause.source() {
@@ -191,7 +191,7 @@ fn connection(host: &str, error: reqwest::Error) -> Failure {
     Failure::Connection { host: host.to_owned(), cause: cause.to_string() }
 }
 
-fn shown_host(url: &Url) -> String {
+pub(crate) fn shown_host(url: &Url) -> String {
     let host = url.host_str().unwrap_or_default();
     url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
 }

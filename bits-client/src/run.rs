@@ -10,9 +10,10 @@ use tokio::time::Instant;
 use url::Url;
 
 use crate::{
-    Client, Error, Failure, Job, Refused, Source,
+    Client, DownloadEvent, DownloadJob, Error, Failure, Job, Refused, Source, Target,
     answer::{Answer, Verdict},
     body::{self, Body},
+    download::Fetch,
     job,
     link::{Outgoing, Unanswered, has_credentials},
     pace::Pace,
@@ -47,6 +48,13 @@ pub enum Event<'a> {
         /// Its length in bytes.
         length: u64,
     },
+    /// Bytes of the server's reply up to this offset have come.
+    ReplyReceived {
+        /// The offset after the last of them.
+        offset: u64,
+    },
+    /// The server's reply is in its place.
+    ReplyFinished,
     /// Something failed; the next try comes after a pause.
     Waiting {
         /// How long.
@@ -77,6 +85,7 @@ enum Step {
     Create,
     Ping,
     Fragment,
+    Reply,
     Close,
     Done,
 }
@@ -87,7 +96,7 @@ impl<'a, F: FnMut(&Job, Event<'_>) + Send> Run<'a, F> {
         Self { talk: Talk::new(client, job, observe), source, pace, certain: false }
     }
 
-    pub(crate) async fn upload(mut self) -> Result<Uploaded, Error> {
+    pub(crate) async fn upload(mut self, reply: Option<Arc<dyn Target>>) -> Result<Uploaded, Error> {
         body::check(&*self.source, &self.talk.job.source).await?;
         let mut step = if self.talk.job.session.is_some() { Step::Ping } else { Step::Create };
         loop {
@@ -95,6 +104,7 @@ impl<'a, F: FnMut(&Job, Event<'_>) + Send> Run<'a, F> {
                 Step::Create => self.create().await?,
                 Step::Ping => self.ping().await?,
                 Step::Fragment => self.fragment().await?,
+                Step::Reply => self.reply(reply.as_deref()).await?,
                 Step::Close => self.close().await?,
                 Step::Done => break,
             };
@@ -124,7 +134,7 @@ impl<'a, F: FnMut(&Job, Event<'_>) + Send> Run<'a, F> {
 
     async fn fragment(&mut self) -> Result<Step, Error> {
         if self.talk.job.is_complete() {
-            return Ok(Step::Close);
+            return Ok(Step::Reply);
         }
         let range = self.next_range();
         let content = Body::new(self.source.clone(), self.talk.job.source.clone(), range);
@@ -190,6 +200,35 @@ impl<'a, F: FnMut(&Job, Event<'_>) + Send> Run<'a, F> {
         Ok(Step::Fragment)
     }
 
+    /// Fetches the reply, if there is one and somebody wants it.
+    async fn reply(&mut self, target: Option<&dyn Target>) -> Result<Step, Error> {
+        let upload = &mut *self.talk.job;
+        let url = upload.session.as_ref().and_then(|session| session.reply_url.clone());
+        let (Some(target), Some(url)) = (target, url) else { return Ok(Step::Close) };
+        // Whom the server names is not whom our password is for.
+        let mut url = job::without_credentials(&url);
+        if upload.trusts(&url) {
+            // They fail only for URLs that cannot have credentials.
+            let _ = url.set_username(upload.url.username());
+            let _ = url.set_password(upload.url.password());
+        }
+        let known = upload.reply.take().filter(|reply| reply.url == url);
+        let mut fetched = known.unwrap_or_else(|| DownloadJob::new(url));
+        upload.reply = Some(fetched.clone());
+        let (job, tell) = (&mut *self.talk.job, &mut self.talk.observe);
+        let mut observe = |reply: &DownloadJob, event: DownloadEvent<'_>| {
+            job.reply = Some(reply.clone());
+            match event {
+                DownloadEvent::Found => {}
+                DownloadEvent::Received { offset } => tell(job, Event::ReplyReceived { offset }),
+                DownloadEvent::Finished => tell(job, Event::ReplyFinished),
+                DownloadEvent::Waiting { pause, failure } => tell(job, Event::Waiting { pause, failure }),
+            }
+        };
+        Fetch::new(self.talk.client, &mut fetched, target, &mut observe).run().await?;
+        Ok(Step::Close)
+    }
+
     async fn close(&mut self) -> Result<Step, Error> {
         match self.talk.ask(PacketType::CloseSession, None).await? {
             Reply::Taken(..) => Ok(Step::Done),
@@ -200,6 +239,7 @@ impl<'a, F: FnMut(&Job, Event<'_>) + Send> Run<'a, F> {
 
     async fn start_over(&mut self) -> Result<Step, Error> {
         self.talk.job.session = None;
+        self.talk.job.reply = None;
         self.talk.moved = None;
         self.talk.set_back(Failure::SessionLost).await?;
         Ok(Step::Create)

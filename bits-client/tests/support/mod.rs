@@ -54,6 +54,8 @@ impl Seen {
 pub enum Reply {
     /// A head, and nothing after it.
     Answer(String),
+    /// These bytes, then the connection ends.
+    Cut(String),
     /// The connection ends.
     Close,
     /// No answer, ever.
@@ -197,6 +199,10 @@ async fn serve(
         match reply {
             _ if cut => return None,
             Reply::Answer(text) => stream.write_all(text.as_bytes()).await.ok()?,
+            Reply::Cut(text) => {
+                let _ = stream.write_all(text.as_bytes()).await;
+                return None;
+            }
             Reply::Close => return None,
             Reply::Silence => tokio::time::sleep(Duration::from_secs(60)).await,
         }

@@ -6,7 +6,7 @@ use clap::{Parser, Subcommand};
 use serde::{Deserialize, Serialize};
 use url::Url;
 
-/// Uploads files to BITS servers, and goes on with uploads that were interrupted.
+/// Uploads files to BITS servers, downloads from them, and goes on with what was interrupted.
 #[derive(Debug, Parser)]
 #[command(name = "bits", version, after_help = AFTER_HELP)]
 pub(crate) struct Args {
@@ -25,15 +25,19 @@ Proxies are taken from HTTP_PROXY, HTTPS_PROXY and NO_PROXY.";
 pub(crate) enum Command {
     /// Upload a file.
     Upload(Upload),
-    /// Go on with uploads that were interrupted.
+    /// Upload a file, and fetch the server's reply to it.
+    UploadReply(UploadReply),
+    /// Download a file.
+    Download(Download),
+    /// Go on with uploads and downloads that were interrupted.
     Resume(Resume),
-    /// List the uploads that are not done.
+    /// List the uploads and downloads that are not done.
     Jobs {
         /// Print JSON.
         #[arg(long)]
         json: bool,
     },
-    /// Give an upload up, here and on the server.
+    /// Give an upload or a download up, here and on the server.
     Cancel(Cancel),
 }
 
@@ -71,6 +75,31 @@ pub(crate) struct Tls {
     /// The key of that certificate (PEM).
     #[arg(long, value_name = "FILE", requires = "cert")]
     pub(crate) key: Option<PathBuf>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct UploadReply {
+    #[command(flatten)]
+    pub(crate) upload: Upload,
+    /// The file for the reply, which must not exist. It is not made where the server has no reply.
+    #[arg(short = 'o', long = "output", value_name = "REPLY")]
+    pub(crate) reply: PathBuf,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Download {
+    /// From where: an http or https URL. User and password can stand in it.
+    #[arg(value_parser = url)]
+    pub(crate) url: Url,
+    /// The file, which must not exist. It appears when it is whole.
+    pub(crate) file: PathBuf,
+    /// Log in as this user.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) user: Option<String>,
+    #[command(flatten)]
+    pub(crate) tls: Tls,
+    #[command(flatten)]
+    pub(crate) retry: Retry,
 }
 
 #[derive(Debug, clap::Args)]

@@ -6,8 +6,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use bits_client::Job;
+use bits_client::{DownloadJob, Job};
 use serde::{Deserialize, Serialize};
+use url::Url;
 
 use crate::args::Tls;
 
@@ -18,7 +19,7 @@ pub(crate) struct Entry {
     version: u32,
     /// The name of the job, and of its file.
     pub(crate) id: String,
-    /// The file that is uploaded; absolute.
+    /// The file that is uploaded, or made by a download; absolute.
     pub(crate) file: PathBuf,
     pub(crate) override_form: bool,
     pub(crate) fragment_size: Option<u64>,
@@ -27,7 +28,60 @@ pub(crate) struct Entry {
     pub(crate) tls: Tls,
     /// Why the job failed for good, where it did.
     pub(crate) failed: Option<String>,
-    pub(crate) job: Job,
+    /// The file for the server's reply, where it is wanted; absolute.
+    #[serde(default)]
+    pub(crate) reply: Option<PathBuf>,
+    pub(crate) job: Work,
+}
+
+/// What is done.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+#[allow(clippy::large_enum_variant, reason = "there is one at a time")]
+pub(crate) enum Work {
+    Upload(Job),
+    Download(DownloadJob),
+}
+
+impl Work {
+    pub(crate) fn created(&self) -> u64 {
+        match self {
+            Self::Upload(job) => job.created,
+            Self::Download(job) => job.created,
+        }
+    }
+
+    /// The URL, with the user whom it names.
+    pub(crate) fn url(&self) -> &Url {
+        match self {
+            Self::Upload(job) => &job.url,
+            Self::Download(job) => &job.url,
+        }
+    }
+
+    /// The URL, fit to be shown.
+    pub(crate) fn shown_url(&self) -> Url {
+        match self {
+            Self::Upload(job) => job.shown_url(),
+            Self::Download(job) => job.shown_url(),
+        }
+    }
+
+    /// Bytes that are where they should be.
+    pub(crate) fn done(&self) -> u64 {
+        match self {
+            Self::Upload(job) => job.next_offset(),
+            Self::Download(job) => job.received,
+        }
+    }
+
+    /// All bytes; none where that is not known yet.
+    pub(crate) fn size(&self) -> Option<u64> {
+        match self {
+            Self::Upload(job) => Some(job.source.size),
+            Self::Download(job) => job.size(),
+        }
+    }
 }
 
 const VERSION: u32 = 1;
@@ -81,7 +135,8 @@ impl Jobs {
         file: PathBuf,
         override_form: bool,
         fragment_size: Option<u64>,
-        job: Job,
+        reply: Option<PathBuf>,
+        job: Work,
     ) -> Result<Held, JobError> {
         loop {
             let id = format!("{:08x}", fastrand::u32(..));
@@ -100,6 +155,7 @@ impl Jobs {
                 fragment_size,
                 tls: Tls::default(),
                 failed: None,
+                reply,
                 job,
             };
             let held = Held { folder: self.folder.clone(), entry, _lock: lock };
@@ -111,7 +167,7 @@ impl Jobs {
     /// All jobs, oldest first; what cannot be read comes as an error.
     pub(crate) fn list(&self) -> Result<Vec<Result<Entry, JobError>>, JobError> {
         let mut entries: Vec<_> = self.ids()?.iter().filter_map(|id| read(&self.folder, id).transpose()).collect();
-        entries.sort_by_key(|entry| entry.as_ref().map_or(0, |entry| entry.job.created));
+        entries.sort_by_key(|entry| entry.as_ref().map_or(0, |entry| entry.job.created()));
         Ok(entries)
     }
 
@@ -241,7 +297,7 @@ mod tests {
     fn create(jobs: &Jobs) -> Held {
         let source = Fingerprint { size: 3, modified: Some(-1), identity: None };
         let job = Job::new("http://me:pw@server/up".parse().unwrap(), source);
-        jobs.create("/some/file".into(), false, Some(9000), job).unwrap()
+        jobs.create("/some/file".into(), false, Some(9000), None, Work::Upload(job)).unwrap()
     }
 
     #[test]

@@ -1,6 +1,8 @@
-//! The command `bits`: uploads files to BITS servers, and goes on with uploads that were interrupted.
+//! The command `bits`: uploads files to BITS servers, downloads from them, and goes on with what
+//! was interrupted.
 
 mod args;
+mod download;
 mod jobs;
 mod password;
 mod show;
@@ -55,6 +57,8 @@ async fn run(command: Command) -> Result<Exit, work::Problem> {
     let jobs = Jobs::open()?;
     match command {
         Command::Upload(args) => work::upload(&jobs, args).await,
+        Command::UploadReply(args) => work::upload_reply(&jobs, args).await,
+        Command::Download(args) => download::download(&jobs, args).await,
         Command::Resume(args) => work::resume(&jobs, args).await,
         Command::Jobs { json } => work::list(&jobs, json),
         Command::Cancel(args) => work::cancel(&jobs, args).await,

@@ -1,4 +1,4 @@
-//! Shows how an upload gets on: a bar on a terminal, plain lines elsewhere.
+//! Shows how an upload or a download gets on: a bar on a terminal, plain lines elsewhere.
 
 use std::{
     fmt::Write,
@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bits_client::{Event, Job};
+use bits_client::{DownloadEvent, DownloadJob, Event, Failure, Job};
 use indicatif::{HumanBytes, HumanDuration, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
 /// The time between two plain lines.
@@ -30,9 +30,8 @@ pub(crate) struct Lines {
 }
 
 impl Show {
-    /// For the upload of a file of this name.
-    pub(crate) fn new(name: &str, job: &Job) -> Self {
-        let (size, offset) = (job.source.size, job.next_offset());
+    /// For a file of this name and size, of which so much is done.
+    pub(crate) fn new(name: &str, size: u64, offset: u64) -> Self {
         if !std::io::stderr().is_terminal() {
             return Self::Lines(Lines { name: name.to_owned(), size, shown: Instant::now(), offset });
         }
@@ -53,11 +52,7 @@ impl Show {
     pub(crate) fn event(&mut self, job: &Job, event: Event<'_>) {
         match event {
             Event::Sending { offset } | Event::Acknowledged { offset } => self.at(offset),
-            Event::Waiting { pause, failure } if pause >= WORTH_A_LINE => {
-                self.say(&format!("{failure}; trying again in {}", seconds(pause)));
-                self.at(job.next_offset());
-            }
-            Event::Waiting { failure, .. } => self.say(&failure.to_string()),
+            Event::Waiting { pause, failure } => self.waiting(pause, failure, job.next_offset()),
             Event::HostLeft => {
                 self.say("the host that the server named gives no progress; going back to the original one")
             }
@@ -65,6 +60,31 @@ impl Show {
                 self.say(&format!("the server does not take fragments of {}; sending less", HumanBytes(length)));
             }
             _ => {}
+        }
+    }
+
+    /// Follows a download.
+    pub(crate) fn download(&mut self, job: &DownloadJob, event: DownloadEvent<'_>) {
+        match event {
+            DownloadEvent::Found => self.resize(job.size().unwrap_or(0)),
+            DownloadEvent::Received { offset } => self.at(offset),
+            DownloadEvent::Waiting { pause, failure } => self.waiting(pause, failure, job.received),
+            _ => {}
+        }
+    }
+
+    fn waiting(&mut self, pause: Duration, failure: &Failure, offset: u64) {
+        if pause < WORTH_A_LINE {
+            return self.say(&failure.to_string());
+        }
+        self.say(&format!("{failure}; trying again in {}", seconds(pause)));
+        self.at(offset);
+    }
+
+    fn resize(&mut self, size: u64) {
+        match self {
+            Self::Bar(bar) => bar.set_length(size),
+            Self::Lines(lines) => lines.size = size,
         }
     }
 

@@ -8,7 +8,7 @@ use std::{
 };
 
 use bits_client::{
-    BuildError, Client, Error, Event, FileSource, Form, FragmentSize, Job, RetryPolicy, Source, Uploaded,
+    BuildError, Client, Error, Event, FileSource, FileTarget, Form, FragmentSize, Job, RetryPolicy, Source, Uploaded,
 };
 use indicatif::HumanBytes;
 use serde_json::json;
@@ -17,7 +17,8 @@ use url::Url;
 use crate::{
     Exit,
     args::{self, Tls},
-    jobs::{Entry, Held, JobError, Jobs},
+    download,
+    jobs::{Entry, Held, JobError, Jobs, Work},
     password::{self, PasswordError},
     show::{self, Show},
 };
@@ -36,12 +37,24 @@ pub(crate) enum Problem {
     Password(#[from] PasswordError),
     #[error("cannot open {}: {cause}", path.display())]
     Open { path: PathBuf, cause: io::Error },
+    #[error("{} exists; remove it, or name another file", .0.display())]
+    Exists(PathBuf),
     #[error("the path {} is not valid UTF-8; rename the file, or link to it under another name", .0.display())]
     NotUtf8(PathBuf),
 }
 
 /// `bits upload`.
 pub(crate) async fn upload(jobs: &Jobs, args: args::Upload) -> Result<Exit, Problem> {
+    begin(jobs, args, None).await
+}
+
+/// `bits upload-reply`.
+pub(crate) async fn upload_reply(jobs: &Jobs, args: args::UploadReply) -> Result<Exit, Problem> {
+    let reply = download::new_file(&args.reply)?;
+    begin(jobs, args.upload, Some(reply)).await
+}
+
+async fn begin(jobs: &Jobs, args: args::Upload, reply: Option<PathBuf>) -> Result<Exit, Problem> {
     let open = |cause| Problem::Open { path: args.file.clone(), cause };
     let file = std::path::absolute(&args.file).map_err(open)?;
     let name = file_name(&file)?;
@@ -53,12 +66,13 @@ pub(crate) async fn upload(jobs: &Jobs, args: args::Upload) -> Result<Exit, Prob
     }
     mention_unfinished(jobs, &file, &url)?;
     let tls = absolute(args.tls)?;
-    let mut held = jobs.create(file, args.override_form, args.fragment_size, Job::new(url, fingerprint))?;
+    let job = Job::new(url, fingerprint);
+    let mut held = jobs.create(file, args.override_form, args.fragment_size, reply, Work::Upload(job.clone()))?;
     if tls != Tls::default() {
         held.entry.tls = tls;
         held.save()?;
     }
-    run(held, source, args.retry.retry_for).await
+    run(held, job, source, args.retry.retry_for).await
 }
 
 /// `bits resume`.
@@ -101,9 +115,15 @@ pub(crate) fn list(jobs: &Jobs, as_json: bool) -> Result<Exit, Problem> {
     }
     for entry in &entries {
         let Entry { id, job, file, .. } = entry;
-        let (done, size) = (HumanBytes(job.next_offset()).to_string(), HumanBytes(job.source.size).to_string());
+        let done = HumanBytes(job.done()).to_string();
+        let size = job.size().map_or_else(|| "?".to_owned(), |size| HumanBytes(size).to_string());
         let state = state(jobs, entry);
-        println!("{id:8}  {state:10}  {done:>10}  {size:>10}  {} -> {}", file.display(), job.shown_url());
+        let (file, url) = (file.display(), job.shown_url());
+        let way = match job {
+            Work::Upload(_) => format!("{file} -> {url}"),
+            Work::Download(_) => format!("{file} <- {url}"),
+        };
+        println!("{id:8}  {state:10}  {done:>10}  {size:>10}  {way}");
     }
     Ok(exit)
 }
@@ -113,12 +133,19 @@ pub(crate) async fn cancel(jobs: &Jobs, args: args::Cancel) -> Result<Exit, Prob
     let mut held = jobs.hold(&jobs.find(&args.job)?)?;
     let id = held.entry.id.clone();
     let client = client(&held.entry, args.retry_for)?;
-    let mut show = Show::new(&id, &held.entry.job);
-    let cancelled = tokio::select! {
-        result = client.cancel(&mut held.entry.job, |job, event| show.event(job, event)) => result.map_err(Some),
-        () = interrupted() => Err(None),
+    let cancelled = match &mut held.entry.job {
+        // The server knows nothing of it.
+        Work::Download(_) => Ok(()),
+        Work::Upload(job) => {
+            let mut show = Show::new(&id, job.source.size, job.next_offset());
+            let cancelled = tokio::select! {
+                result = client.cancel(job, |job, event| show.event(job, event)) => result.map_err(Some),
+                () = interrupted() => Err(None),
+            };
+            show.end();
+            cancelled
+        }
     };
-    show.end();
     match cancelled {
         Ok(()) => {}
         Err(reason) if args.forget => {
@@ -134,34 +161,65 @@ pub(crate) async fn cancel(jobs: &Jobs, args: args::Cancel) -> Result<Exit, Prob
             return Ok(if error.may_pass() { Exit::GaveUp } else { Exit::Failed });
         }
     }
+    discard(&held).await?;
     held.remove()?;
     println!("cancelled {id}");
     Ok(Exit::Done)
 }
 
+/// Removes what came of a download or a reply.
+async fn discard(held: &Held) -> Result<(), Problem> {
+    let made = match &held.entry.job {
+        Work::Download(_) => Some(&held.entry.file),
+        Work::Upload(_) => held.entry.reply.as_ref(),
+    };
+    match made {
+        Some(path) => {
+            let removed = FileTarget::discard(path, &held.entry.id).await;
+            removed.map_err(|cause| Problem::Open { path: path.clone(), cause })
+        }
+        None => Ok(()),
+    }
+}
+
 async fn go_on(jobs: &Jobs, id: &str, retry_for: Duration) -> Result<Exit, Problem> {
     let mut held = jobs.hold(id)?;
     let path = held.entry.file.clone();
+    let Work::Upload(job) = held.entry.job.clone() else { return download::run(held, retry_for).await };
     match FileSource::open(&path).await {
         Ok(source) => {
             held.entry.failed = None;
-            run(held, source, retry_for).await
+            run(held, job, source, retry_for).await
         }
         Err(cause) => Ok(keep_failed(held, &Problem::Open { path, cause }.to_string())),
     }
 }
 
 /// Uploads, and writes down how far it has come.
-async fn run(mut held: Held, source: FileSource, retry_for: Duration) -> Result<Exit, Problem> {
+async fn run(mut held: Held, job: Job, source: FileSource, retry_for: Duration) -> Result<Exit, Problem> {
     let client = client(&held.entry, retry_for)?;
-    let mut job = held.entry.job.clone();
-    let mut show = Show::new(&file_name(&held.entry.file)?, &job);
+    let mut job = job;
+    let reply = match &held.entry.reply {
+        Some(path) => match FileTarget::open(path, &held.entry.id).await {
+            Ok(target) => Some(target),
+            Err(cause) => {
+                let problem = Problem::Open { path: path.clone(), cause };
+                return Ok(keep_failed(held, &problem.to_string()));
+            }
+        },
+        None => None,
+    };
+    let mut show = Show::new(&file_name(&held.entry.file)?, job.source.size, job.next_offset());
     let mut saved = Instant::now();
     let (begun, from) = (Instant::now(), job.next_offset());
     let observe = |job: &Job, event: Event<'_>| {
         show.event(job, event);
         if is_due(event, saved) {
-            held.entry.job.clone_from(job);
+            // No more of a reply is claimed than will be there.
+            if reply.as_ref().is_some_and(|reply| reply.sync().is_err()) {
+                return;
+            }
+            held.entry.job = Work::Upload(job.clone());
             saved = Instant::now();
             if let Err(error) = held.save() {
                 show.say(&format!("{error}; the upload goes on"));
@@ -169,50 +227,74 @@ async fn run(mut held: Held, source: FileSource, retry_for: Duration) -> Result<
         }
     };
     let result = tokio::select! {
-        result = client.upload(&mut job, Arc::new(source), observe) => Some(result),
+        result = upload_with(&client, &mut job, source, reply.clone(), observe) => Some(result),
         () = interrupted() => None,
     };
     show.end();
-    held.entry.job = job;
+    if reply.is_none_or(|reply| reply.sync().is_ok()) {
+        held.entry.job = Work::Upload(job.clone());
+    }
     Ok(match result {
-        Some(Ok(uploaded)) => finish(held, &uploaded, from, begun.elapsed())?,
-        Some(Err(error)) => stop(held, &error),
+        Some(Ok(uploaded)) => finish(held, &job, &uploaded, from, begun.elapsed()).await?,
+        Some(Err(error)) => stop(held, &job, &error).await,
         None => keep(held, "interrupted"),
     })
+}
+
+async fn upload_with(
+    client: &Client,
+    job: &mut Job,
+    source: FileSource,
+    reply: Option<FileTarget>,
+    observe: impl FnMut(&Job, Event<'_>) + Send,
+) -> Result<Uploaded, Error> {
+    match reply {
+        Some(reply) => client.upload_reply(job, Arc::new(source), Arc::new(reply), observe).await,
+        None => client.upload(job, Arc::new(source), observe).await,
+    }
 }
 
 /// What must not be lost is saved at once; offsets, which the server knows better, from time to time.
 fn is_due(event: Event<'_>, saved: Instant) -> bool {
     match event {
         Event::Sending { .. } => false,
-        Event::Acknowledged { .. } | Event::Waiting { .. } => saved.elapsed() >= SAVE_PERIOD,
+        Event::Acknowledged { .. } | Event::Waiting { .. } | Event::ReplyReceived { .. } => {
+            saved.elapsed() >= SAVE_PERIOD
+        }
         _ => true,
     }
 }
 
-fn finish(held: Held, uploaded: &Uploaded, from: u64, time: Duration) -> Result<Exit, Problem> {
-    let Entry { file, job, .. } = &held.entry;
+async fn finish(held: Held, job: &Job, uploaded: &Uploaded, from: u64, time: Duration) -> Result<Exit, Problem> {
+    let Entry { file, reply, .. } = &held.entry;
     let sent = job.source.size.saturating_sub(from);
     let rate = HumanBytes(show::rate(sent, time));
     println!("uploaded {} to {} ({}, {rate}/s)", file.display(), job.shown_url(), HumanBytes(job.source.size));
-    if let Some(url) = &uploaded.reply_url {
-        println!("the server's reply: {url}");
+    match (&uploaded.reply_url, reply) {
+        (Some(_), Some(reply)) => println!("the server's reply: {}", reply.display()),
+        (Some(url), None) => println!("the server's reply: {url}"),
+        (None, Some(_)) => {
+            println!("the server has no reply");
+            discard(&held).await?;
+        }
+        (None, None) => {}
     }
     held.remove()?;
     Ok(Exit::Done)
 }
 
-fn stop(held: Held, error: &Error) -> Exit {
+async fn stop(held: Held, job: &Job, error: &Error) -> Exit {
     match error {
         _ if error.may_pass() => keep(held, &error.to_string()),
         Error::SourceChanged(_) => {
-            let Entry { id, file, job, .. } = &held.entry;
+            let Entry { id, file, .. } = &held.entry;
             let (file, url) = (file.display(), job.shown_url());
             let advice = format!("to start anew: `bits cancel {id}`, then `bits upload {file} {url}`");
             keep_failed(held, &format!("{error}; {advice}"))
         }
-        _ if held.entry.job.session.is_none() => {
+        _ if job.session.is_none() => {
             eprintln!("bits: {error}");
+            let _ = discard(&held).await;
             // The error is what counts; the server knows nothing of the job.
             held.remove().map_or_else(|error| report(error.into()), |()| Exit::Failed)
         }
@@ -225,26 +307,26 @@ fn stop(held: Held, error: &Error) -> Exit {
 }
 
 /// Keeps a job that can go on.
-fn keep(held: Held, reason: &str) -> Exit {
+pub(crate) fn keep(held: Held, reason: &str) -> Exit {
     let id = &held.entry.id;
     eprintln!("bits: {reason}\nJob {id} is kept: `bits resume {id}` goes on.");
     held.save().map_or_else(|error| report(error.into()), |()| Exit::GaveUp)
 }
 
 /// Keeps a job that needs somebody to look at it.
-fn keep_failed(mut held: Held, reason: &str) -> Exit {
+pub(crate) fn keep_failed(mut held: Held, reason: &str) -> Exit {
     eprintln!("bits: {reason}");
     held.entry.failed = reason.lines().next().map(str::to_owned);
     held.save().map_or_else(|error| report(error.into()), |()| Exit::Failed)
 }
 
-fn report(problem: Problem) -> Exit {
+pub(crate) fn report(problem: Problem) -> Exit {
     eprintln!("bits: {problem}");
     Exit::Failed
 }
 
 /// The same files, wherever the job is resumed.
-fn absolute(tls: Tls) -> Result<Tls, Problem> {
+pub(crate) fn absolute(tls: Tls) -> Result<Tls, Problem> {
     let absolute = |path: Option<PathBuf>| {
         path.map(|path| std::path::absolute(&path).map_err(|cause| Problem::Open { path, cause })).transpose()
     };
@@ -255,7 +337,7 @@ fn read(path: &Path) -> Result<Vec<u8>, Problem> {
     std::fs::read(path).map_err(|cause| Problem::Open { path: path.to_owned(), cause })
 }
 
-fn client(entry: &Entry, give_up: Duration) -> Result<Client, Problem> {
+pub(crate) fn client(entry: &Entry, give_up: Duration) -> Result<Client, Problem> {
     let form = if entry.override_form { Form::Override } else { Form::Native };
     let size = entry.fragment_size.map_or(FragmentSize::Adaptive, FragmentSize::Fixed);
     let retry = RetryPolicy { give_up, ..RetryPolicy::default() };
@@ -272,7 +354,7 @@ fn client(entry: &Entry, give_up: Duration) -> Result<Client, Problem> {
         }
         builder = builder.identity(pem);
     }
-    if let Some(password) = password::wanted_by(&entry.job.url)? {
+    if let Some(password) = password::wanted_by(entry.job.url())? {
         builder = builder.password(&password);
     }
     Ok(builder.build()?)
@@ -291,17 +373,19 @@ fn as_value(jobs: &Jobs, entry: &Entry) -> serde_json::Value {
         "job": entry.id,
         "state": state(jobs, entry),
         "file": entry.file,
+        "direction": if matches!(entry.job, Work::Upload(_)) { "upload" } else { "download" },
         "url": entry.job.shown_url(),
-        "size": entry.job.source.size,
-        "acknowledged": entry.job.next_offset(),
-        "created": entry.job.created,
+        "size": entry.job.size(),
+        "acknowledged": entry.job.done(),
+        "created": entry.job.created(),
         "error": entry.failed,
     })
 }
 
 /// Says where an upload of the same file to the same place waits to be resumed.
 fn mention_unfinished(jobs: &Jobs, file: &Path, url: &Url) -> Result<(), JobError> {
-    for entry in jobs.list()?.into_iter().flatten().filter(|entry| entry.file == file && entry.job.url == *url) {
+    let is_same = |entry: &Entry| entry.file == file && matches!(&entry.job, Work::Upload(job) if job.url == *url);
+    for entry in jobs.list()?.into_iter().flatten().filter(is_same) {
         let id = &entry.id;
         eprintln!(
             "bits: job {id} uploads the same file to the same place, and is {}; see `bits jobs`",
@@ -312,7 +396,7 @@ fn mention_unfinished(jobs: &Jobs, file: &Path, url: &Url) -> Result<(), JobErro
 }
 
 /// The name of a file, which becomes part of a URL or is shown.
-fn file_name(file: &Path) -> Result<String, Problem> {
+pub(crate) fn file_name(file: &Path) -> Result<String, Problem> {
     // The whole path is written to the job file, as text.
     let valid = file.to_str().and(file.file_name()).and_then(|name| name.to_str());
     valid.map(str::to_owned).ok_or_else(|| Problem::NotUtf8(file.to_owned()))
@@ -329,7 +413,7 @@ fn destination(mut url: Url, name: &str) -> Url {
 }
 
 /// Waits for Ctrl-C or, on Unix, SIGTERM.
-async fn interrupted() {
+pub(crate) async fn interrupted() {
     #[cfg(unix)]
     {
         use tokio::signal::unix::{SignalKind, signal};
