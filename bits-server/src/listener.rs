@@ -47,6 +47,15 @@ impl From<TcpListener> for UploadListener {
     }
 }
 
+/// How a listener opens its connections. They outlive its socket, which must close with the
+/// listener: nobody would answer who still connects to it.
+#[derive(Debug)]
+struct Manner {
+    tls: Option<Arc<Tls>>,
+    proxy_protocol: bool,
+    plain_passwords: bool,
+}
+
 /// What all listeners share. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct Shared {
@@ -79,14 +88,15 @@ impl Rooms {
 
 /// Takes connections until the server no longer does.
 pub(crate) async fn accept(listener: UploadListener, mut shared: Shared) {
-    let listener = Arc::new(listener);
+    let UploadListener { socket: listening, tls, proxy_protocol, plain_passwords } = listener;
+    let manner = Arc::new(Manner { tls, proxy_protocol, plain_passwords });
     loop {
         let accepted = tokio::select! {
-            accepted = listener.socket.accept() => accepted,
+            accepted = listening.accept() => accepted,
             () = shared.stopping.reached(Phase::Closing) => return,
         };
         match accepted {
-            Ok((stream, socket)) => admit(stream, socket, &listener, &shared),
+            Ok((stream, socket)) => admit(stream, socket, &manner, &shared),
             Err(error) => {
                 tracing::warn!(%error, "a connection could not be accepted");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -95,9 +105,9 @@ pub(crate) async fn accept(listener: UploadListener, mut shared: Shared) {
     }
 }
 
-fn admit(stream: TcpStream, socket: SocketAddr, listener: &Arc<UploadListener>, shared: &Shared) {
+fn admit(stream: TcpStream, socket: SocketAddr, manner: &Arc<Manner>, shared: &Shared) {
     let _ = stream.set_nodelay(true);
-    if listener.proxy_protocol && !shared.proxies.contains(socket.ip()) {
+    if manner.proxy_protocol && !shared.proxies.contains(socket.ip()) {
         return Refused::UntrustedProxy.note(&Peer::plain(socket));
     }
     let room = shared.rooms.open.clone().try_acquire_owned().ok();
@@ -105,12 +115,12 @@ fn admit(stream: TcpStream, socket: SocketAddr, listener: &Arc<UploadListener>, 
         Refused::Full.note(&Peer::plain(socket));
     }
     let Some(room) = room.map(Room::Served).or_else(|| shared.rooms.refusing()) else { return };
-    let (listener, shared) = (listener.clone(), shared.clone());
+    let (manner, shared) = (manner.clone(), shared.clone());
     let connections = shared.connections.clone();
     connections.spawn(async move {
         let _counted = Lasting::connection();
-        let peer = Peer { plain_passwords: listener.plain_passwords, ..Peer::plain(socket) };
-        let opening = open(stream, peer.clone(), &listener, &shared.proxies);
+        let peer = Peer { plain_passwords: manner.plain_passwords, ..Peer::plain(socket) };
+        let opening = open(stream, peer.clone(), &manner, &shared.proxies);
         match tokio::time::timeout(shared.limits.header_timeout, opening).await {
             Ok(Ok((transport, peer))) => serve(transport, peer, room, shared).await,
             Ok(Err(refused)) => refused.note(&peer),
@@ -161,17 +171,17 @@ async fn serve(transport: Transport, peer: Peer, room: Room, shared: Shared) {
 async fn open(
     mut stream: TcpStream,
     mut peer: Peer,
-    listener: &UploadListener,
+    manner: &Manner,
     proxies: &TrustedProxies,
 ) -> Result<(Transport, Peer), Refused> {
     peer.trusted_proxy = proxies.contains(peer.address);
-    if listener.proxy_protocol {
+    if manner.proxy_protocol {
         let client = read_proxy_header(&mut stream).await.map_err(Refused::ProxyHeader)?;
         // The proxy passes on what the client writes: headers are the client's, not the proxy's.
         peer.trusted_proxy = client.is_some_and(|client| proxies.contains(client));
         peer.address = client.unwrap_or(peer.address);
     }
-    let Some(tls) = &listener.tls else { return Ok((Transport::Plain(stream), peer)) };
+    let Some(tls) = &manner.tls else { return Ok((Transport::Plain(stream), peer)) };
     let _counted = Lasting::handshake();
     let stream = tls.acceptor().accept(stream).await.map_err(Refused::Handshake)?;
     let shown = stream.get_ref().1.peer_certificates().unwrap_or_default();

@@ -16,7 +16,7 @@ use tests::{Form, Response, Server, ServerOptions, assert_next, pattern, wait_un
 
 const SIZE: usize = 10_000;
 /// More than fits into the buffers of two sockets.
-const LARGE: usize = 40 << 20;
+const LARGE: usize = 24 << 20;
 
 /// A file of [`LARGE`] bytes.
 fn large() -> Vec<u8> {
@@ -308,7 +308,8 @@ fn a_client_that_takes_nothing_is_cut_off() {
 
 #[test]
 fn a_download_under_way_is_finished_before_the_server_ends() {
-    let mut server = server();
+    let config = "shutdown_grace = \"5m\"\n[[directories]]\nurl_path = \"/upload\"\ndownload_enabled = true\n";
+    let mut server = Server::start(ServerOptions::new().config(config));
     let data = large();
     put(&server, "file", &data);
     let mut stream = begin(&server);
