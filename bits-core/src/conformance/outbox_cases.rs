@@ -5,7 +5,7 @@
 use std::{collections::BTreeSet, future::Future, time::Duration};
 
 use super::session_cases::{
-    Stage, advance, at_once, drive, ended, live, load, piece, plain, poll_once, reach, transitions,
+    Stage, advance, at_once, begin, drive, ended, intend, live, load, piece, plain, poll_once, reach, transitions,
 };
 use crate::{
     After, Commit, Content, Delivery, Ending, EventKind, Found, Gap, Keep, NewSession, Outbox, OutboxEvent, Principal,
@@ -91,7 +91,7 @@ pub(super) async fn a_change_that_is_not_made_tells_nothing(probe: impl OutboxPr
 pub(super) async fn a_dropped_change_tells_as_much_as_it_does(probe: impl OutboxProbe) {
     let store = probe.store();
     for polls in 0..8 {
-        let session = reach(store, Stage::WaitForClose).await;
+        let session = completed(store).await;
         take_all(store, ALL).await;
         let end = Transition::End(Ending::Cancelled);
         let mut commit = store.commit(&session, &end);
@@ -116,7 +116,7 @@ pub(super) async fn subscribers_are_told_what_they_want(probe: impl OutboxProbe)
     for (directory, elsewhere) in [("/upload", false), ("/Elsewhere", true), ("/Else/Where", true), ("/else", false)] {
         let new = NewSession { directory: directory.to_owned(), ..plain() };
         let session = store.create(&new).await.unwrap();
-        let session = drive(store, session, Stage::WaitForClose).await;
+        let session = complete(store, session).await;
         ended(store.commit(&session, &Transition::End(Ending::Cancelled)).await);
         let told = take_ids(store, ALL).await;
         assert_eq!(told.len(), 3);
@@ -135,7 +135,7 @@ pub(super) async fn subscribers_are_told_what_they_want(probe: impl OutboxProbe)
 /// What happened to a session is claimed in its order, one after the other has arrived.
 pub(super) async fn a_session_is_told_in_order(probe: impl OutboxProbe) {
     let store = probe.store();
-    let session = reach(store, Stage::WaitForClose).await;
+    let session = completed(store).await;
     ended(store.commit(&session, &Transition::End(Ending::Expired)).await);
     for (kind, left) in
         [(EventKind::SessionCreated, 3), (EventKind::UploadCompleted, 2), (EventKind::SessionExpired, 1)]
@@ -157,7 +157,7 @@ pub(super) async fn sessions_do_not_wait_for_each_other(probe: impl OutboxProbe)
     let store = probe.store();
     let mut sessions = BTreeSet::new();
     for _ in 0..5 {
-        sessions.insert(reach(store, Stage::WaitForClose).await.id);
+        sessions.insert(completed(store).await.id);
     }
     let stuck = claim_one(store, ALL, HOUR).await;
     store.postpone(&stuck, HOUR).await.unwrap();
@@ -173,7 +173,7 @@ pub(super) async fn sessions_do_not_wait_for_each_other(probe: impl OutboxProbe)
 /// Who claims has the delivery alone; who does not come back loses it.
 pub(super) async fn a_claim_keeps_others_out_until_it_lapses(probe: impl OutboxProbe) {
     let store = probe.store();
-    let (kept, lapsed) = (reach(store, Stage::Fresh).await, reach(store, Stage::WaitForClose).await);
+    let (kept, lapsed) = (reach(store, Stage::Fresh).await, completed(store).await);
     let first = store.claim(ALL, 10, SHORT).await.unwrap();
     assert_eq!(first.len(), 2);
     let mine = |claims: &[Delivery], session: &Session| {
@@ -207,7 +207,7 @@ pub(super) async fn one_of_many_claims_each_delivery(probe: impl OutboxProbe) {
 /// A postponed delivery waits, and what follows it in its session does too.
 pub(super) async fn a_postponed_delivery_waits(probe: impl OutboxProbe) {
     let store = probe.store();
-    reach(store, Stage::WaitForClose).await;
+    completed(store).await;
     let first = claim_one(store, ALL, HOUR).await;
     store.postpone(&first, SHORT + MOMENT).await.unwrap();
     assert_eq!(store.claim(ALL, 10, HOUR).await.unwrap(), []);
@@ -252,7 +252,7 @@ pub(super) async fn the_next_due_time_is_told(probe: impl OutboxProbe) {
     let store = probe.store();
     assert_eq!(store.next_due(ALL).await.unwrap(), None);
     let next = async || store.next_due(ALL).await.unwrap().unwrap();
-    reach(store, Stage::WaitForClose).await;
+    completed(store).await;
     assert_eq!(next().await, Duration::ZERO);
     let about_an_hour = HOUR - Duration::from_secs(60)..=HOUR;
     let first = claim_one(store, ALL, HOUR).await;
@@ -271,7 +271,7 @@ pub(super) async fn the_next_due_time_is_told(probe: impl OutboxProbe) {
 /// Subscribers have nothing to do with each other.
 pub(super) async fn subscribers_do_not_wait_for_each_other(probe: impl OutboxProbe) {
     let store = probe.store();
-    let session = reach(store, Stage::WaitForClose).await;
+    let session = completed(store).await;
     let stuck = claim_one(store, ALL, HOUR).await;
     store.postpone(&stuck, HOUR).await.unwrap();
     assert_eq!(kinds(take_all(store, SOME).await), [EventKind::UploadCompleted]);
@@ -369,7 +369,7 @@ pub(super) async fn others_are_forgotten(probe: impl OutboxProbe) {
     let store = probe.store();
     let new = NewSession { directory: "/elsewhere".to_owned(), ..plain() };
     let session = store.create(&new).await.unwrap();
-    drive(store, session, Stage::WaitForClose).await;
+    complete(store, session).await;
     let others = [SOME.to_owned(), ALL.to_owned(), "new".to_owned()];
     assert_eq!(store.forget_others(&others).await.unwrap(), 2);
     assert_eq!(store.forget_others(&others).await.unwrap(), 0);
@@ -410,6 +410,19 @@ pub(super) async fn told_values_at_the_limits(probe: impl OutboxProbe) {
     store.postpone(&delivery, Duration::MAX).await.unwrap();
     assert_eq!(store.claim(ALL, u32::MAX, HOUR).await.unwrap(), []);
     assert!(store.next_due(ALL).await.unwrap().unwrap() > HOUR);
+}
+
+/// A session whose upload was published without further ado.
+async fn completed(store: &impl SessionStore) -> Session {
+    complete(store, reach(store, Stage::Fresh).await).await
+}
+
+async fn complete(store: &impl SessionStore, fresh: Session) -> Session {
+    let mut session = fresh;
+    for step in [begin(10), advance(10, &[]), intend(), Transition::Published] {
+        session = live(store.commit(&session, &step).await);
+    }
+    session
 }
 
 /// Claims everything that can be had, until nothing is left; each arrives at once.

@@ -880,7 +880,7 @@ pub(super) fn transitions(session: &Session) -> Vec<Transition> {
     ]
 }
 
-fn begin(total: u64) -> Transition {
+pub(super) fn begin(total: u64) -> Transition {
     Transition::Begin { total, quota: Quota::NONE }
 }
 
@@ -903,7 +903,7 @@ fn notify(number: u128) -> Transition {
     Transition::Notify { id: uuid::Uuid::from_u128(number) }
 }
 
-fn intend() -> Transition {
+pub(super) fn intend() -> Transition {
     Transition::Intend(PublishIntent("to publish".to_owned()))
 }
 
