@@ -2,6 +2,7 @@
 
 mod bench;
 mod ci;
+mod fuzz;
 mod migrate;
 mod packages;
 mod python;
@@ -27,6 +28,10 @@ enum Chore {
     Test(test::Options),
     /// Checks format, lints, docs, feature sets, boundaries between crates, dependencies, tidiness
     Ci(ci::Options),
+    /// Looks for inputs that break parsers or the state machine
+    Fuzz(fuzz::Options),
+    /// Asks the advisory database, which needs the network, about every dependency
+    Advisories,
     /// Brings a session database up to date
     Migrate(migrate::Options),
     /// Measures the server beside its peers and writes a report to docs/benchmarks
@@ -49,6 +54,8 @@ fn run(chore: Chore) -> Result<()> {
     match chore {
         Chore::Test(options) => test::run(&options),
         Chore::Ci(options) => ci::run(&options),
+        Chore::Fuzz(options) => fuzz::run(&options),
+        Chore::Advisories => ci::advisories(),
         Chore::Migrate(options) => migrate::run(&options),
         Chore::Bench(options) => bench::run(&options),
         Chore::Sink(options) => bench::sink::run(&options),

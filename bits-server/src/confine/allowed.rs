@@ -65,7 +65,8 @@ impl Allowed {
             files.into_iter().flatten().for_each(|file| allowed.read_file(file));
         }
         for directory in &config.directories {
-            directory.htpasswd.iter().for_each(|file| allowed.read_file(file));
+            let files = [&directory.htpasswd, &directory.negotiate_keytab];
+            files.into_iter().flatten().for_each(|file| allowed.read_file(file));
         }
         config.directories.iter().filter_map(|one| one.htpasswd.as_ref()).for_each(|file| allowed.read_file(file));
         config.listeners.iter().flat_map(ListenerConfig::files).for_each(|file| allowed.read_file(file));

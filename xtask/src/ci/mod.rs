@@ -34,6 +34,8 @@ enum Check {
     Docs,
     /// Each crate builds alone with each of its features
     Features,
+    /// A fuzzer finds nothing in some seconds for each target
+    Fuzz,
 }
 
 pub(crate) fn run(options: &Options) -> Result<()> {
@@ -54,8 +56,14 @@ impl Check {
             Check::Lints => lints(),
             Check::Docs => docs(),
             Check::Features => features::check(),
+            Check::Fuzz => crate::fuzz::check(),
         }
     }
+}
+
+/// No check: its database cannot be reached from every machine.
+pub(crate) fn advisories() -> Result<()> {
+    tools::run(&tools::DENY, &["--all-features", "check", "advisories"])
 }
 
 fn lints() -> Result<()> {
