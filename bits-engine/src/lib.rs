@@ -19,6 +19,7 @@ mod maintain;
 mod notify;
 mod publish;
 mod rate;
+mod reply;
 mod rescue;
 mod turns;
 

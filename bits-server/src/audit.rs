@@ -1,6 +1,6 @@
 //! The audit log: one line per ended session, with fixed fields that nobody outside can forge.
 
-use bits_core::{Ending, SessionEvent, SessionEventKind, State};
+use bits_core::{Ending, Session, SessionEvent, SessionEventKind, State};
 
 /// Writes the line for `event`, if a session ended by it, and a line for people otherwise.
 pub(crate) fn log(event: &SessionEvent) {
@@ -16,7 +16,7 @@ pub(crate) fn log(event: &SessionEvent) {
                 directory = ?session.directory,
                 name = ?session.key.as_str(),
                 size = session.total.unwrap_or(session.received),
-                outcome = outcome(*ending, session.state),
+                outcome = outcome(*ending, session),
                 duration = duration.as_secs_f64(),
                 "session ended"
             );
@@ -31,8 +31,12 @@ pub(crate) fn log(event: &SessionEvent) {
     }
 }
 
-const fn outcome(ending: Ending, state: State) -> &'static str {
-    match (ending, state) {
+fn outcome(ending: Ending, session: &Session) -> &'static str {
+    let is_delivered = session.notification.is_some() && !session.copy;
+    match (ending, session.state) {
+        (Ending::Closed, State::WaitForClose) if is_delivered => "delivered",
+        (Ending::Cancelled, State::WaitForClose) if is_delivered => "cancelled after delivery",
+        (Ending::Expired, State::WaitForClose) if is_delivered => "expired after delivery",
         (Ending::Closed, State::WaitForClose) => "published",
         (Ending::Closed, _) => "closed before completion",
         (Ending::Cancelled, State::WaitForClose) => "cancelled after publishing",

@@ -22,6 +22,8 @@ mod download;
 mod forwarded;
 mod listener;
 mod metrics;
+#[cfg(all(feature = "fs", feature = "sqlite"))]
+mod notifier;
 mod peer;
 #[cfg(all(feature = "faults", feature = "fs", feature = "sqlite"))]
 mod probe;

@@ -64,7 +64,12 @@ impl Service {
     }
 
     async fn download(&self, head: &Parts, caller: &Caller) -> Response<AnswerBody> {
-        let response = match self.engine.open_published(head.uri.path(), caller).await {
+        let path = head.uri.path();
+        let opened = match self.engine.open_reply(path, caller).await {
+            Some(reply) => reply,
+            None => self.engine.open_published(path, caller).await,
+        };
+        let response = match opened {
             Ok(opened) => download::serve(opened, head),
             Err(Refusal::PathNotFound) => no_packet(&head.method).map(Either::Left),
             Err(refusal) => download::refused(&refusal),

@@ -45,18 +45,27 @@ async fn dispatch(
         }
         SessionsCommand::Retry { id, json } => {
             let session = live(store, parse(&id)?).await?;
-            if session.state != State::Publish {
-                return Err(Failure::Failed(format!(
-                    "{} is {}: there is nothing to retry",
-                    session.id,
-                    session.state.as_str()
-                )));
-            }
-            let now = store.now().await?;
-            change(store, &session, &Transition::Postpone { until: now }).await?;
+            let again = retry(&session, store.now().await?).ok_or_else(|| {
+                let state = session.state.as_str();
+                Failure::Failed(format!("{} is {state}: there is nothing to retry", session.id))
+            })?;
+            change(store, &session, &again).await?;
             Ok(report(json, "will be tried again", &session))
         }
         SessionsCommand::Sweep { json } => sweep(store, json).await,
+    }
+}
+
+/// What makes the server try again: a job at once, or a notification that the application did not
+/// take, also where it refused it for good.
+fn retry(session: &Session, now: Timestamp) -> Option<Transition> {
+    let is_durable = session.is_received() && session.synced == session.received;
+    match session.notification {
+        _ if session.state.is_job() => Some(Transition::Postpone { until: now }),
+        Some(id) if session.state == State::ReceiveFragments && is_durable && !session.copy => {
+            Some(Transition::Notify { id })
+        }
+        _ => None,
     }
 }
 
@@ -134,7 +143,7 @@ async fn sweep(store: &dyn SessionStore, json: bool) -> Result<String, Failure> 
     loop {
         let expired = store.expired(PAGE).await?;
         let mut moved = true;
-        for session in expired.iter().filter(|session| session.state != State::Publish) {
+        for session in expired.iter().filter(|session| !session.state.is_job()) {
             if let Commit::Ended(_) = commit(store, session, &Transition::End(Ending::Expired)).await? {
                 ended += 1;
                 moved = false;

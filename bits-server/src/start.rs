@@ -2,6 +2,7 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
+use bits_core::Directory;
 use bits_engine::{Directories, Engine, Limits};
 use tokio::{
     net::TcpListener,
@@ -18,6 +19,7 @@ use crate::{
     connection::ConnectionLimits,
     listener::UploadListener,
     metrics,
+    notifier::HttpNotifier,
     serve::{self, Listeners, ServeOptions},
     stores, sys,
     tls::{ClientFiles, Tls, TlsFiles},
@@ -155,10 +157,16 @@ fn addresses(listeners: &[UploadListener]) -> Vec<(&'static str, SocketAddr)> {
 }
 
 fn engine(config: &Config, stores: &stores::Stores, wake: Wake) -> Result<Engine, Failure> {
-    let directories = config.directories.iter().map(|directory| directory.directory(stores::STORAGE)).collect();
+    let public_url = config.public_url.as_ref().map(|url| url.as_str().to_owned());
+    let directories = config
+        .directories
+        .iter()
+        .map(|directory| Directory { public_url: public_url.clone(), ..directory.directory(stores::STORAGE) });
+    let directories = directories.collect();
     let directories = Directories::new(directories).map_err(|error| Failure::Usage(error.to_string()))?;
     Engine::builder(stores.sessions(), directories)
         .storage(stores::STORAGE, stores.uploads())
+        .notifier(Arc::new(HttpNotifier::new().map_err(Failure::Failed)?))
         .limits(Limits {
             idle_timeout: config.limits.idle_timeout,
             minimum_rate: config.limits.minimum_rate.map(|rate| rate.0),

@@ -4,6 +4,7 @@
 //! Nothing here knows the server's code: what is tested is what stands on the wire and on disk.
 #![allow(clippy::unwrap_used, reason = "a test ends where something unforeseen happens")]
 
+mod application;
 mod authority;
 mod binary;
 mod check;
@@ -21,6 +22,7 @@ mod server;
 mod transcript;
 mod wire;
 
+pub use application::{Application, Behaviour, Notification};
 pub use authority::{Authority, Identity, TlsClient};
 pub use binary::{client_binary, server_binary};
 pub use check::{

@@ -3,13 +3,20 @@
 #![allow(clippy::unwrap_used, reason = "a test ends where something unforeseen happens")]
 
 use std::{
-    collections::BTreeSet, fs, os::unix::process::ExitStatusExt, path::Path, sync::Mutex, thread, time::Duration,
+    collections::BTreeSet,
+    fs,
+    os::unix::process::ExitStatusExt,
+    path::Path,
+    sync::{LazyLock, Mutex},
+    thread,
+    time::Duration,
 };
 
 use rustix::process::Signal;
 use tempfile::TempDir;
 use tests::{
-    Form, Packet, Sent, Server, ServerOptions, Upload, assert_error, assert_staging_empty, list_files, wait_until,
+    Application, Behaviour, Form, Packet, Sent, Server, ServerOptions, Upload, assert_error, assert_staging_empty,
+    list_files, wait_until,
 };
 
 const FRAGMENT: u64 = 64 * 1024;
@@ -31,6 +38,8 @@ struct Scenario {
     /// Whether it has sent every fragment by then.
     whole: bool,
     overwrites: bool,
+    /// Whether a server application is told of the upload, which asks for it to be published.
+    notifies: bool,
 }
 
 const UPLOAD: Scenario = Scenario {
@@ -41,9 +50,10 @@ const UPLOAD: Scenario = Scenario {
     cancels: false,
     whole: true,
     overwrites: false,
+    notifies: false,
 };
 
-const SCENARIOS: [Scenario; 7] = [
+const SCENARIOS: [Scenario; 8] = [
     UPLOAD,
     Scenario { name: "overwrite", directory: "allow_overwrites = true", overwrites: true, ..UPLOAD },
     Scenario { name: "publish at close", directory: "publish = \"close-session\"", ..UPLOAD },
@@ -56,10 +66,24 @@ const SCENARIOS: [Scenario; 7] = [
         ..UPLOAD
     },
     Scenario { name: "close too early", whole: false, ..UPLOAD },
+    Scenario { name: "notify", notifies: true, ..UPLOAD },
     Scenario { name: "empty", form: Form::Override, fragments: 0, ..UPLOAD },
 ];
 
+/// What all servers tell: it gives a reply, and wants everything published.
+static APPLICATION: LazyLock<Application> = LazyLock::new(|| {
+    let copy = vec![("BITS-Copy-File-To-Destination", String::new())];
+    Application::start(Behaviour::Answer(200, copy, b"a reply".to_vec()))
+});
+
 impl Scenario {
+    fn options(&self) -> ServerOptions {
+        match self.notifies {
+            true => ServerOptions::directory(&APPLICATION.lines("by-value", self.directory)),
+            false => ServerOptions::directory(self.directory),
+        }
+    }
+
     /// Whether the file must stand at its destination in the end.
     fn publishes(&self) -> bool {
         self.whole && !(self.cancels && self.directory.contains("close-session"))
@@ -107,7 +131,7 @@ fn the_server_may_die_at_every_point() {
     assert!(points.len() > 10, "the points stand in the source: {points:?}");
     let at_point = |scenario: Scenario, point: &String, nth| {
         let what = format!("{} dies at passing {nth} of {point}", scenario.name);
-        let options = ServerOptions::directory(scenario.directory).env("BITS_FAULT", &format!("{point}:{nth}"));
+        let options = scenario.options().env("BITS_FAULT", &format!("{point}:{nth}"));
         dies(scenario, options, Signal::ABORT, &what)
     };
     let missed = dies_everywhere(&SCENARIOS, &points, u32::MAX, at_point);
@@ -240,7 +264,7 @@ fn dies(scenario: Scenario, deadly: ServerOptions, signal: Signal, what: &str) -
         put(&server, FOREIGN);
     }
 
-    let sound = ServerOptions::directory(scenario.directory).data_dir(&server.data_dir());
+    let sound = scenario.options().data_dir(&server.data_dir());
     server.restart_with(sound);
     scenario.go_on(&mut upload).unwrap_or_else(|error| panic!("{what}: {error}"));
 

@@ -13,7 +13,7 @@ use super::layers::{Layers, Table};
 use super::negotiate;
 use super::{
     Admin, Config, ConfigError, DirectoryConfig, Limits, ListenerConfig, Root, Size, Source, StateConfig, StateUrl,
-    StorageConfig, StorageUrl, listeners,
+    StorageConfig, StorageUrl, listeners, notification,
 };
 use super::{access, webhooks};
 
@@ -86,6 +86,7 @@ fn resolve(layers: &Layers, path: Option<&Path>, data_dir: Option<PathBuf>, prob
         shutdown_grace: root.shutdown_grace,
         confine: root.confine,
         trusted_proxies: root.trusted_proxies,
+        public_url: root.public_url,
         listeners,
         admin,
         limits: Limits::read(layers.table::<Limits>(), problems),
@@ -144,6 +145,9 @@ fn directories(
     access::check_reachable(tables, &directories, root, listeners, problems);
     negotiate::check_one(tables, &directories, problems);
     access::check_personal(tables, &directories, problems);
+    for (table, directory) in tables.iter().zip(&directories) {
+        notification::check(table, directory, root.public_url.as_ref(), problems);
+    }
     directories
 }
 

@@ -10,6 +10,7 @@ mod layers;
 mod listeners;
 mod load;
 mod negotiate;
+mod notification;
 mod secret;
 mod setting;
 mod show;
@@ -22,7 +23,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use bits_core::{Access, Directory, EventKind, PublishAt, Quota, StorageKey, StoreAs, UserPattern};
+use bits_core::{Access, Directory, EventKind, Notification, PublishAt, Quota, StorageKey, StoreAs, UserPattern};
 use http::StatusCode;
 use ipnet::IpNet;
 
@@ -31,6 +32,7 @@ pub use error::{ConfigError, Location, Problem};
 pub use keys::{Key, keys};
 pub use load::{Overrides, process_environment};
 pub use negotiate::NtlmDomain;
+pub use notification::{NotificationType, PublicUrl};
 pub use secret::Secret;
 pub use setting::{ClientCertificate, HostName, StateUrl, StorageUrl, Sync, UrlPath};
 pub use units::{Mode, Size, parse_duration};
@@ -52,6 +54,8 @@ pub struct Config {
     pub confine: bool,
     /// Addresses and networks whose forwarded headers, user header and PROXY protocol are believed.
     pub trusted_proxies: Vec<IpNet>,
+    /// Scheme and host that clients see.
+    pub public_url: Option<PublicUrl>,
     /// More addresses that take uploads.
     pub listeners: Vec<ListenerConfig>,
     /// The admin listener.
@@ -95,11 +99,10 @@ section! {
         confine: bool = "true";
         /// Addresses and networks whose forwarded headers, user header and PROXY protocol are believed.
         trusted_proxies: Vec<IpNet> = "";
-    }
-    later {
         /// Scheme and host that clients see, where a proxy changes them.
-        public_url: String = "";
+        public_url: Option<PublicUrl> = "";
     }
+    later {}
 }
 
 section! {
@@ -228,6 +231,12 @@ section! {
         publish: PublishAt = "last-fragment";
         /// The answer where the destination exists: 403 or 409.
         conflict_status: StatusCode = "403";
+        /// How the server application is told of an upload: `none`, `by-reference` or `by-value`.
+        notification_type: NotificationType = "none";
+        /// Where the server application is; a relative URL resolves against the upload's.
+        notification_url: String = "";
+        /// How long the server application may take: for the request, its answer's head and its body, each.
+        notification_timeout: Duration = "4m30s";
         /// The host that clients should go on with, a name or address without port.
         host_id: Option<HostName> = "";
         /// When clients should stop trying that host.
@@ -258,12 +267,6 @@ section! {
     later {
         /// Another storage for this directory.
         storage_url: String = "";
-        /// How the server application is told of an upload: `none`, `by-reference` or `by-value`.
-        notification_type: String = "none";
-        /// Where the server application is; a relative URL resolves against the upload's.
-        notification_url: String = "";
-        /// How long the server application may take.
-        notification_timeout: Duration = "4m30s";
     }
 }
 
@@ -318,7 +321,11 @@ impl DirectoryConfig {
             publish: self.publish,
             conflict_status: self.conflict_status,
             host_id: self.host_id.as_ref().map(host),
-            notification: None,
+            notification: self.notification_type.0.map(|mode| Notification {
+                mode,
+                url: self.notification_url.clone(),
+                timeout: self.notification_timeout,
+            }),
             public_url: None,
             access: self.access(),
             per_user_folder: self.per_user_folder,

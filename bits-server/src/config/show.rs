@@ -31,6 +31,7 @@ impl Config {
             shutdown_grace: self.shutdown_grace,
             confine: self.confine,
             trusted_proxies: self.trusted_proxies.clone(),
+            public_url: self.public_url.clone(),
         }
     }
 }

@@ -614,7 +614,11 @@ fn wrong_variables_are_named() {
         ("BITS__DIRECTORIES__URL_PATH", "/x", &format!("directories.url_path: {only}")),
         ("BITS__LISTENERS", "", &format!("listeners: {only}")),
         ("BITS__STORAGE__OPTIONS__REGION", "x", "storage.options.region: not supported yet; remove the variable"),
-        ("BITS__PUBLIC_URL", "http://x", "public_url: not supported yet; remove it or leave it at its default, \"\""),
+        (
+            "BITS__PUBLIC_URL",
+            "files.example",
+            "public_url: \"files.example\" is no scheme and host alone; write one such as \"https://files.example\"",
+        ),
     ];
     for (name, value, expected) in cases {
         let expected = format!("environment variable {name}: {expected}");
@@ -930,4 +934,37 @@ fn a_password_in_a_url_is_in_no_message() {
     assert!(!message.contains("planted"), "{message}");
     let message = load("[state]\nurl = \"postgres://u:planted@h/db").unwrap_err();
     assert!(!message.contains("planted"), "{message}");
+}
+
+#[test]
+fn server_applications() {
+    let directory = |lines: &str| format!("[[directories]]\nnotification_type = \"by-value\"\n{lines}");
+    let url = |url: &str| directory(&format!("notification_url = \"{url}\""));
+    let loaded =
+        load(&(directory("notification_url = \"http://127.0.0.1:9000/x?y\"\nnotification_timeout = \"5s\""))).unwrap();
+    let notification = loaded.directories[0].directory("default").notification.unwrap();
+    assert_eq!(
+        (notification.mode, notification.timeout),
+        (bits_core::NotificationMode::ByValue, Duration::from_secs(5))
+    );
+    assert_eq!(notification.url, "http://127.0.0.1:9000/x?y");
+    assert_eq!(load("").unwrap().directories[0].directory("default").notification, None);
+    let public = load(&format!("public_url = \"https://files.example/\"\n{}", url("app"))).unwrap();
+    assert_eq!(public.public_url.as_ref().map(PublicUrl::as_str), Some("https://files.example"));
+    for (wrong, expected) in [
+        ("", "is empty; write the URL of the server application, or notification_type = \"none\""),
+        ("/app", "is relative, and the host in a request is whatever its sender writes; set public_url too"),
+        ("ftp://x/", "\"ftp://x/\" is no http or https URL; write one such as \"http://127.0.0.1:9000/\""),
+        ("http://u:p@x/", "\"http://u:p@x/\" is no http or https URL; write one such as \"http://127.0.0.1:9000/\""),
+        ("http://x/#y", "holds a # or a space; write a URL without"),
+    ] {
+        let message = format!("bits.toml:3: directories.notification_url: {expected}");
+        assert_eq!(load(&url(wrong)).unwrap_err(), message);
+    }
+    let long = load(&url(&format!("http://x/{}", "a".repeat(2192)))).unwrap_err();
+    assert!(long.ends_with("is 2201 characters long; write at most 2200"), "{long}");
+    for wrong in ["files.example", "https://files.example/path", "https://a@b", "ftp://files.example", "https://"] {
+        let error = load(&format!("public_url = \"{wrong}\"")).unwrap_err();
+        assert!(error.contains("is no scheme and host alone"), "{error}");
+    }
 }

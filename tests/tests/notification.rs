@@ -1,0 +1,456 @@
+//! Server applications: what they are told, what comes of their answers, and what of their
+//! failures (sections 2.2.12, 2.2.13 and 3.3).
+#![allow(clippy::unwrap_used, reason = "a test ends where something unforeseen happens")]
+
+use std::{fs, path::Path, time::Duration};
+
+use tests::{
+    Application, Behaviour, Form, Packet, Raw, Response, Server, ServerOptions, assert_next, assert_ok,
+    assert_staging_empty, pattern, wait_until,
+};
+
+const FILE: &str = "/upload/a/file.bin";
+const COPY: &str = "BITS-Copy-File-To-Destination";
+const STATIC: &str = "BITS-Static-Response-URL";
+
+fn start(application: &Application, kind: &str, more: &str) -> Server {
+    Server::start(ServerOptions::directory(&application.lines(kind, more)))
+}
+
+/// Uploads all of `content` to [`FILE`] and gives the session with the last ack.
+fn upload(raw: &mut Raw, content: &[u8]) -> (String, Response) {
+    let session = raw.create(FILE);
+    let response = send(raw, &session, content);
+    (session, response)
+}
+
+fn send(raw: &mut Raw, session: &str, content: &[u8]) -> Response {
+    raw.fragment(FILE, session, 0, content, content.len() as u64)
+}
+
+/// The error is the application's.
+#[track_caller]
+fn assert_application(response: &Response, status: u16, code: u32) {
+    assert_eq!((response.status, response.hresult()), (status, Some(code)), "{response:?}");
+    assert_eq!(response.header("BITS-Error-Context"), Some("0x7"));
+    assert_eq!(response.header("BITS-Error"), response.header("BITS-Error-Code"));
+    assert_eq!(response.header("BITS-Packet-Type"), Some("Ack"));
+}
+
+/// Fetches the reply that an ack names.
+fn fetch(server: &Server, ack: &Response) -> Response {
+    let url = ack.header("BITS-Reply-URL").expect("the ack has a reply URL").to_owned();
+    let tail = url.strip_prefix("../").expect("one folder below the directory");
+    get(server, &format!("/upload/{tail}"))
+}
+
+fn get(server: &Server, path: &str) -> Response {
+    let mut raw = server.raw();
+    raw.send(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes());
+    raw.receive()
+}
+
+#[test]
+fn an_upload_is_sent_by_value() {
+    let application = Application::start(Behaviour::reply(b"the answer"));
+    let server = start(&application, "by-value", "");
+    let content = pattern(1, 100_000);
+    let mut raw = server.raw();
+    let session = raw.create(&format!("{FILE}?x=1&y=%20z"));
+    assert_next(&raw.fragment(FILE, &session, 0, &content[..5000], 100_000), 5000);
+    assert!(application.seen().is_empty());
+    let last = raw.fragment(FILE, &session, 5000, &content[5000..], 100_000);
+    assert_next(&last, 100_000);
+    let url = format!("../BITS-Sessions/Replies/{session}/responsefile.bin");
+    assert_eq!(last.header("BITS-Reply-URL"), Some(url.as_str()));
+
+    let seen = application.seen();
+    assert_eq!(seen.len(), 1);
+    assert_eq!(seen[0].line, "POST /app?own=1&x=1&y=%20z HTTP/1.1");
+    assert!(seen[0].body == content, "the application got something else");
+    for (name, expected) in [
+        ("Content-Length", "100000".to_owned()),
+        ("BITS-Original-Request-URL", format!("http://localhost{FILE}")),
+        ("BITS-Remote-Address", "127.0.0.1".to_owned()),
+    ] {
+        assert_eq!(seen[0].header(name), Some(expected.as_str()));
+    }
+    assert!(seen[0].header("User-Agent").unwrap().starts_with("bits-server/"));
+    assert_eq!(seen[0].header("BITS-Notification-Id").map(str::len), Some(38));
+    for absent in ["BITS-Remote-User", "BITS-Request-DataFile-Name", "Transfer-Encoding"] {
+        assert_eq!(seen[0].header(absent), None);
+    }
+
+    assert_eq!(fetch(&server, &last).body, b"the answer");
+    let encoded = url.replace("../", "/upload/").replace('{', "%7B").replace('}', "%7D");
+    assert_eq!(get(&server, &encoded).body, b"the answer");
+    // The ack was lost.
+    let again = raw.fragment(FILE, &session, 5000, &content[5000..], 100_000);
+    assert_eq!(again.header("BITS-Reply-URL"), Some(url.as_str()));
+    assert_eq!(application.seen().len(), 1, "it is told once");
+    assert_ok(&raw.close(FILE, &session), 200);
+    assert_eq!(get(&server, &encoded).status, 404);
+    assert_next(&raw.fragment(FILE, &session, 5000, &content[5000..], 100_000), 100_000);
+    assert_eq!(server.file("upload/a/file.bin"), None, "nobody asked for it to be published");
+    assert_staging_empty(&server.files());
+}
+
+#[test]
+fn an_upload_is_handed_over_by_reference() {
+    let application = Application::start(Behaviour::Leave(b"from a file".to_vec(), Vec::new()));
+    let server = start(&application, "by-reference", "");
+    let mut raw = server.raw();
+    let content = pattern(2, 70_000);
+    let (session, last) = upload(&mut raw, &content);
+    assert_next(&last, 70_000);
+    let seen = &application.seen()[0];
+    assert_eq!((seen.length, seen.header("Content-Length")), (0, Some("0")));
+    assert!(fs::read(seen.header("BITS-Request-DataFile-Name").unwrap()).unwrap() == content);
+    assert!(!Path::new(seen.header("BITS-Response-DataFile-Name").unwrap()).exists(), "the reply was not taken over");
+    assert_eq!(fetch(&server, &last).body, b"from a file");
+    assert_ok(&raw.cancel(FILE, &session), 200);
+    assert_eq!(fetch(&server, &last).status, 404);
+    assert_staging_empty(&server.files());
+    // The body of its answer is no reply, nor is an empty file.
+    for behaviour in [Behaviour::reply(b"ignored"), Behaviour::Leave(Vec::new(), Vec::new())] {
+        application.set(behaviour);
+        let (session, last) = upload(&mut raw, &content);
+        assert_next(&last, 70_000);
+        assert_eq!(last.header("BITS-Reply-URL"), None);
+        assert_ok(&raw.close(FILE, &session), 200);
+    }
+    assert_staging_empty(&server.files());
+}
+
+#[test]
+fn an_error_of_the_application_is_the_clients() {
+    let application = Application::start(Behaviour::status(500));
+    let server = start(&application, "by-value", "");
+    let mut raw = server.raw();
+    let session = raw.create(FILE);
+    let code = |code: &str| vec![("BITS-Error-Code", code.to_owned())];
+    let mut tries = 0;
+    for (status, headers, expected, hresult) in [
+        (201, vec![], 500, 0x8019_00C9),
+        (204, vec![], 500, 0x8019_00CC),
+        (301, vec![("Location", application.url("/elsewhere"))], 301, 0x8019_012D),
+        (302, vec![("Location", "/".to_owned())], 302, 0x8019_012E),
+        (304, vec![], 500, 0x8019_0130),
+        (400, vec![], 400, 0x8019_0190),
+        (401, vec![("WWW-Authenticate", "Basic realm=x".to_owned())], 400, 0x8019_0191),
+        (407, vec![], 400, 0x8019_0197),
+        (413, vec![], 400, 0x8019_019D),
+        (416, vec![], 400, 0x8019_01A0),
+        (404, vec![], 404, 0x8019_0194),
+        (503, vec![], 503, 0x8019_01F7),
+        (599, vec![], 599, 0x8019_0257),
+        (500, code("0x80070005"), 500, 0x8007_0005),
+        (500, code("0x8020001F"), 500, 0x8019_01F4),
+        (500, code("0x80200020"), 500, 0x8019_01F4),
+        (500, code("nonsense"), 500, 0x8019_01F4),
+    ] {
+        application.set(Behaviour::Answer(status, headers, b"not for the client".to_vec()));
+        let response = send(&mut raw, &session, b"content");
+        assert_application(&response, expected, hresult);
+        assert_eq!(response.header("Location").or(response.header("WWW-Authenticate")), None);
+        tries += 1;
+        assert_eq!(application.seen().len(), tries, "no redirect is followed, and nothing is tried twice");
+    }
+    let seen = application.seen();
+    let id = seen[0].header("BITS-Notification-Id").unwrap();
+    assert!(seen.iter().all(|one| one.header("BITS-Notification-Id") == Some(id) && one.body == b"content"));
+    application.set(Behaviour::status(200));
+    let last = send(&mut raw, &session, b"content");
+    assert_next(&last, 7);
+    assert_eq!(last.header("BITS-Reply-URL"), None, "an empty reply is none");
+}
+
+#[test]
+fn an_application_that_breaks_off_is_a_bad_gateway() {
+    let application = Application::start(Behaviour::CloseAtOnce);
+    let server = start(&application, "by-value", "");
+    let mut raw = server.raw();
+    let session = raw.create(FILE);
+    let behaviours = [Behaviour::CloseAtOnce, Behaviour::CloseUnanswered, Behaviour::Garbage, Behaviour::BreakBody];
+    for behaviour in behaviours {
+        application.set(behaviour.clone());
+        let response = send(&mut raw, &session, b"short");
+        assert_application(&response, 502, 0x8019_01F6);
+        assert_eq!(response.header("BITS-Reply-URL"), None, "{behaviour:?}");
+    }
+    application.set(Behaviour::reply(b"whole"));
+    assert_eq!(fetch(&server, &send(&mut raw, &session, b"short")).body, b"whole");
+    for url in ["http://127.0.0.1:1/", "http://does-not-exist.invalid/", "https://127.0.0.1:1/"] {
+        let lines = format!("notification_type = \"by-value\"\nnotification_url = \"{url}\"");
+        let server = Server::start(ServerOptions::directory(&lines));
+        let (_, response) = upload(&mut server.raw(), b"short");
+        assert_application(&response, 502, 0x8019_01F6);
+    }
+}
+
+#[test]
+fn an_application_that_hangs_is_a_timeout() {
+    let application = Application::start(Behaviour::HangTaking);
+    let server = start(&application, "by-value", "notification_timeout = \"1s\"");
+    // More than sockets hold.
+    let content = pattern(3, 24 << 20);
+    let mut raw = server.raw();
+    let session = raw.create(FILE);
+    for behaviour in [Behaviour::HangTaking, Behaviour::HangHead, Behaviour::HangBody] {
+        application.set(behaviour.clone());
+        let response = send(&mut raw, &session, &content);
+        assert_application(&response, 408, 0x8007_2EE2);
+        assert_eq!(response.header("BITS-Reply-URL"), None, "{behaviour:?}");
+    }
+    application.set(Behaviour::status(200));
+    assert_next(&send(&mut raw, &session, &content), content.len() as u64);
+}
+
+#[test]
+fn a_403_is_final() {
+    let code = vec![("BITS-Error-Code", "0x80070522".to_owned())];
+    let application = Application::start(Behaviour::Answer(403, code, Vec::new()));
+    let mut server = start(&application, "by-value", "");
+    let mut raw = server.raw();
+    let (session, response) = upload(&mut raw, b"content");
+    assert_application(&response, 403, 0x8007_0522);
+    application.set(Behaviour::status(200));
+    server.restart();
+    let mut raw = server.raw();
+    for _ in 0..2 {
+        assert_application(&send(&mut raw, &session, b"content"), 403, 0x8007_0522);
+        assert_application(&raw.close(FILE, &session), 403, 0x8007_0522);
+    }
+    assert_eq!(application.seen().len(), 1, "it was asked again after its 403");
+    // An operator may know better.
+    let binary = tests::server_binary();
+    let config = server.folder().join("bits.toml");
+    let data = server.data_dir();
+    let retry = std::process::Command::new(binary)
+        .args(["sessions", "retry", &session, "--config", config.to_str().unwrap()])
+        .env("BITS__DATA_DIR", data)
+        .output()
+        .unwrap();
+    assert!(retry.status.success(), "{}", String::from_utf8_lossy(&retry.stderr));
+    wait_until("the application is told again", || application.seen().len() == 2);
+    assert_next(&send(&mut raw, &session, b"content"), 7);
+    assert_eq!(application.seen().len(), 2);
+    assert_ok(&raw.close(FILE, &session), 200);
+    assert_staging_empty(&server.files());
+}
+
+#[test]
+fn a_newer_request_joins_the_notification() {
+    let slow = Behaviour::Slow(Duration::from_secs(2), Box::new(Behaviour::reply(b"late")));
+    let application = Application::start(slow);
+    let server = start(&application, "by-value", "");
+    let mut first = server.raw();
+    let session = first.create(FILE);
+    first.send(&Packet::fragment(Form::Native, FILE, &session, 0, b"content", 7).encode());
+    wait_until("the application is told", || application.seen().len() == 1);
+    let mut second = server.raw();
+    let last = send(&mut second, &session, b"content");
+    assert_next(&last, 7);
+    assert_next(&first.receive(), 7);
+    assert_eq!(application.seen().len(), 1, "it is told once");
+    assert_eq!(fetch(&server, &last).body, b"late");
+}
+
+#[test]
+fn a_cancel_waits_for_the_notification() {
+    let slow = Behaviour::Slow(Duration::from_secs(1), Box::new(Behaviour::reply(b"late")));
+    let application = Application::start(slow);
+    let server = start(&application, "by-value", "");
+    let mut first = server.raw();
+    let session = first.create(FILE);
+    first.send(&Packet::fragment(Form::Native, FILE, &session, 0, b"content", 7).encode());
+    wait_until("the application is told", || application.seen().len() == 1);
+    assert_ok(&server.raw().cancel(FILE, &session), 200);
+    assert_staging_empty(&server.files());
+}
+
+/// Whatever the server was doing: after a restart the application is told again, by the same id.
+#[test]
+fn a_server_that_is_killed_tells_again() {
+    let application = Application::start(Behaviour::HangHead);
+    let mut server = start(&application, "by-value", "");
+    let mut raw = server.raw();
+    let session = raw.create(FILE);
+    raw.send(&Packet::fragment(Form::Native, FILE, &session, 0, b"content", 7).encode());
+    wait_until("the application is told", || application.seen().len() == 1);
+    server.kill();
+    application.set(Behaviour::reply(b"at last"));
+    server.restart();
+    wait_until("the application is told again", || application.seen().len() == 2);
+    let last = send(&mut server.raw(), &session, b"content");
+    assert_next(&last, 7);
+    assert_eq!(fetch(&server, &last).body, b"at last");
+    let seen = application.seen();
+    assert_eq!(seen.len(), 2);
+    assert_eq!(seen[0].header("BITS-Notification-Id"), seen[1].header("BITS-Notification-Id"));
+    assert!(seen[1].body == b"content");
+}
+
+/// A stopping server does not wait for a slow application.
+#[test]
+fn a_server_that_is_stopped_tells_again() {
+    let application = Application::start(Behaviour::HangHead);
+    let lines = application.lines("by-value", "");
+    let config = format!("shutdown_grace = \"1s\"\n[[directories]]\nurl_path = \"/upload\"\n{lines}");
+    let mut server = Server::start(ServerOptions::new().config(&config));
+    let mut raw = server.raw();
+    let session = raw.create(FILE);
+    raw.send(&Packet::fragment(Form::Native, FILE, &session, 0, b"content", 7).encode());
+    wait_until("the application is told", || application.seen().len() == 1);
+    assert!(server.terminate().success());
+    application.set(Behaviour::status(200));
+    server.launch();
+    assert_next(&send(&mut server.raw(), &session, b"content"), 7);
+    assert_eq!(application.seen().len(), 2);
+}
+
+#[test]
+fn a_static_reply_is_handed_on() {
+    let application = Application::start(Behaviour::status(200));
+    let server = start(&application, "by-value", "");
+    let mut raw = server.raw();
+    let url = |length: usize| format!("https://replies.example/{}", "r".repeat(length - 24));
+    for good in ["http://replies.example/{x}?y".to_owned(), url(2200)] {
+        application.set(Behaviour::Answer(200, vec![(STATIC, good.clone())], b"overridden".to_vec()));
+        let (session, last) = upload(&mut raw, b"content");
+        assert_eq!(last.header("BITS-Reply-URL"), Some(good.as_str()));
+        assert_eq!(get(&server, &format!("/upload/BITS-Sessions/Replies/{session}/responsefile.bin")).status, 404);
+        assert_ok(&raw.close(FILE, &session), 200);
+    }
+    for bad in ["/relative".to_owned(), "replies.example/x".to_owned(), url(2201)] {
+        application.set(Behaviour::header(STATIC, &bad));
+        let (session, last) = upload(&mut raw, b"content");
+        assert_application(&last, 400, 0x8007_0057);
+        assert_ok(&raw.cancel(FILE, &session), 200);
+    }
+    assert_staging_empty(&server.files());
+}
+
+#[test]
+fn an_upload_is_published_when_the_application_asks() {
+    for (kind, publish) in [("by-value", "last-fragment"), ("by-reference", "close-session")] {
+        let application = Application::start(Behaviour::header(COPY, ""));
+        let server = start(&application, kind, &format!("publish = \"{publish}\""));
+        let mut raw = server.raw();
+        let (session, last) = upload(&mut raw, b"content");
+        assert_next(&last, 7);
+        assert_eq!(server.file("upload/a/file.bin").is_some(), publish == "last-fragment");
+        assert_next(&send(&mut raw, &session, b"content"), 7);
+        assert_ok(&raw.close(FILE, &session), 200);
+        assert_eq!(server.file("upload/a/file.bin").unwrap(), b"content");
+        assert_eq!(application.seen().len(), 1);
+        assert_staging_empty(&server.files());
+    }
+}
+
+/// The recipe for scanning: what is refused never stands at its destination.
+#[test]
+fn uploads_are_scanned_before_they_are_published() {
+    let application = Application::start(Behaviour::status(403));
+    let server = start(&application, "by-reference", "");
+    let mut raw = server.raw();
+    let (session, refused) = upload(&mut raw, b"evil");
+    assert_application(&refused, 403, 0x8019_0193);
+    assert_ok(&raw.cancel(FILE, &session), 200);
+    assert_eq!(server.file("upload/a/file.bin"), None);
+    application.set(Behaviour::header(COPY, "yes"));
+    let (session, last) = upload(&mut raw, b"good");
+    assert_next(&last, 4);
+    assert_eq!(server.file("upload/a/file.bin").unwrap(), b"good");
+    assert_ok(&raw.close(FILE, &session), 200);
+    assert_staging_empty(&server.files());
+}
+
+#[test]
+fn a_spoilt_upload_comes_again() {
+    let copy = Behaviour::Leave(Vec::new(), vec![(COPY, String::new())]);
+    let application = Application::start(Behaviour::Spoil(Box::new(copy.clone())));
+    let server = start(&application, "by-reference", "");
+    let mut raw = server.raw();
+    let (session, last) = upload(&mut raw, b"content");
+    assert_next(&last, 0);
+    assert_eq!(server.file("upload/a/file.bin"), None);
+    application.set(copy);
+    assert_next(&send(&mut raw, &session, b"content"), 7);
+    assert_eq!(server.file("upload/a/file.bin").unwrap(), b"content");
+}
+
+#[test]
+fn an_empty_upload_is_told_of() {
+    for kind in ["by-value", "by-reference"] {
+        let application = Application::start(Behaviour::header(COPY, ""));
+        let server = start(&application, kind, "");
+        let mut raw = server.raw_in(Form::Override);
+        let session = raw.create(FILE);
+        assert_ok(&raw.close(FILE, &session), 200);
+        let seen = application.seen();
+        assert_eq!((seen.len(), seen[0].length), (1, 0));
+        assert_eq!(server.file("upload/a/file.bin").unwrap(), b"");
+        assert_staging_empty(&server.files());
+    }
+}
+
+#[test]
+fn replies_of_any_size() {
+    const GIB: u64 = 1 << 30;
+    let application = Application::start(Behaviour::Zeros(0));
+    let server = start(&application, "by-value", "");
+    for length in [0, 1, GIB] {
+        application.set(Behaviour::Zeros(length));
+        let mut raw = server.raw();
+        raw.patience(Duration::from_secs(120));
+        let (session, last) = upload(&mut raw, b"content");
+        assert_next(&last, 7);
+        if length == 0 {
+            assert_eq!(last.header("BITS-Reply-URL"), None);
+        } else {
+            let path = last.header("BITS-Reply-URL").unwrap().replace("../", "/upload/");
+            let mut raw = server.raw();
+            raw.send(format!("HEAD {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes());
+            assert_eq!(raw.receive().header("Content-Length"), Some(length.to_string().as_str()));
+            let range = format!("Range: bytes={}-\r\n", length - 1);
+            raw.send(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n{range}\r\n").as_bytes());
+            let part = raw.receive();
+            assert_eq!((part.status, part.body), (206, vec![0]));
+        }
+        assert_ok(&raw.close(FILE, &session), 200);
+    }
+    let status = fs::read_to_string(format!("/proc/{}/status", server.pid())).unwrap();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    let peak: u64 = peak.trim().trim_end_matches(" kB").trim().parse().unwrap();
+    assert!(peak < 200 << 10, "the server took {peak} KiB");
+    assert_staging_empty(&server.files());
+}
+
+/// The query of Create-Session makes the notification's URL; what would be too long is refused
+/// before anything is uploaded.
+#[test]
+fn a_notification_url_has_at_most_2200_characters() {
+    let application = Application::start(Behaviour::status(200));
+    let server = start(&application, "by-value", "");
+    let room = 2200 - application.url("/app?own=1").len() - 1;
+    let mut raw = server.raw();
+    let create = |length: usize| Packet::create(Form::Native, &format!("{FILE}?{}", "q".repeat(length)));
+    assert_ok(&raw.ask(&create(room)), 200);
+    tests::assert_error(&raw.ask(&create(room + 1)), 400, 0x8007_0057);
+}
+
+#[test]
+fn a_relative_url_is_resolved_against_the_upload() {
+    let application = Application::start(Behaviour::reply(b"r"));
+    let public = application.url("");
+    let directory = "url_path = \"/upload\"\nnotification_type = \"by-value\"\nnotification_url = \"../app\"";
+    let config = format!("public_url = \"{public}\"\n[[directories]]\n{directory}");
+    let server = Server::start(ServerOptions::new().config(&config));
+    let (session, last) = upload(&mut server.raw(), b"content");
+    let url = format!("{public}/upload/BITS-Sessions/Replies/{session}/responsefile.bin");
+    assert_eq!(last.header("BITS-Reply-URL"), Some(url.as_str()), "{last:?}");
+    let seen = application.seen();
+    assert_eq!(seen[0].line, "POST /upload/app HTTP/1.1");
+    assert_eq!(seen[0].header("BITS-Original-Request-URL"), Some(format!("{public}{FILE}").as_str()));
+}
