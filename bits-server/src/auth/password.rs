@@ -7,6 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use argon2::{Argon2, password_hash::PasswordHasher};
 use bits_core::Principal;
 use rustix::fs::{FlockOperation, flock};
 use secrecy::{ExposeSecret, SecretString};
@@ -19,7 +20,7 @@ const LONGEST_LINE: u64 = 4096;
 
 /// Asks for a password and puts it into the file; gives a line that says what was done.
 pub(crate) fn set(user: &str, file: &Path) -> Result<String, String> {
-    let line = htpasswd::line(user, ask(user)?.expose_secret())?;
+    let line = line(user, ask(user)?.expose_secret())?;
     let replaced = write(file, user, &line)?;
     let done = if replaced { "has a new password" } else { "was added" };
     Ok(format!("user {:?} {done} in {}", user.to_lowercase(), file.display()))
@@ -42,6 +43,16 @@ fn ask(user: &str) -> Result<SecretString, String> {
         return Err("the two passwords are not the same; nothing was changed".to_owned());
     }
     Ok(password)
+}
+
+/// The line for a user with this password, hashed with argon2id and a fresh salt.
+fn line(user: &str, password: &str) -> Result<String, String> {
+    htpasswd::check_name(user)?;
+    if password.is_empty() || password.contains(char::is_control) {
+        return Err("the password is empty or holds a control character; choose another".to_owned());
+    }
+    let hash = Argon2::default().hash_password(password.as_bytes());
+    hash.map(|hash| format!("{user}:{hash}")).map_err(|error| format!("the password cannot be hashed: {error}"))
 }
 
 /// Puts `line` in the place of the user's, or at the end; true where there was one.
@@ -76,7 +87,7 @@ fn with_line(old: &str, user: &str, line: &str) -> (String, bool) {
     let mut text = String::with_capacity(old.len() + line.len() + 1);
     let mut replaced = false;
     for kept in old.lines() {
-        let same = htpasswd::user_of(kept).is_some_and(|name| Principal::named(name) == user);
+        let same = user_of(kept).is_some_and(|name| Principal::named(name) == user);
         replaced |= same;
         text.push_str(if same { line } else { kept });
         text.push('\n');
@@ -86,6 +97,10 @@ fn with_line(old: &str, user: &str, line: &str) -> (String, bool) {
         text.push('\n');
     }
     (text, replaced)
+}
+
+fn user_of(line: &str) -> Option<&str> {
+    line.split_once(':').map(|(name, _)| name).filter(|_| !line.starts_with('#'))
 }
 
 /// Readers see the old file or the new one, with the owner and mode that it had; a new one is the
@@ -110,6 +125,24 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_line_that_is_made_is_read() {
+        let text = format!("# users\n\n{}\n{}\r\n", line("Jo", "secret").unwrap(), line("ann@x", "other:pw").unwrap());
+        let entries = htpasswd::parse(&text).unwrap();
+        assert_eq!(entries.len(), 2);
+        assert_eq!(entries[0].principal, Principal::named("jo"));
+        assert!(entries[0].hash.verify("secret") && !entries[0].hash.verify("Secret"));
+        assert!(entries[1].hash.verify("other:pw") && !entries[1].hash.verify("secret"));
+        assert_eq!(format!("{entries:?}").matches("argon2").count(), 0, "hashes are not shown");
+    }
+
+    #[test]
+    fn names_and_passwords_that_no_request_can_carry_are_refused() {
+        for (name, password) in [("", "x"), ("a:b", "x"), ("#a", "x"), ("a\n", "x"), ("a", ""), ("a", "x\n")] {
+            assert!(line(name, password).is_err(), "{name:?} {password:?}");
+        }
+    }
+
+    #[test]
     fn a_line_takes_the_place_of_the_users_own() {
         for (old, expected, replaced) in [
             ("", "Jo:new\n", false),
@@ -125,7 +158,7 @@ mod tests {
     fn a_new_file_is_private_and_an_old_one_keeps_its_mode() {
         let folder = tempfile::tempdir().unwrap();
         let (file, link) = (folder.path().join("users"), folder.path().join("link"));
-        let line = |name| htpasswd::line(name, "secret").unwrap();
+        let line = |name| line(name, "secret").unwrap();
         let mode = || fs::metadata(&file).unwrap().mode() & 0o777;
         assert_eq!(write(&file, "jo", &line("jo")), Ok(false));
         assert_eq!(mode(), 0o600);
@@ -146,7 +179,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("users");
         fs::write(&file, "ann:plain\n").unwrap();
-        let error = write(&file, "jo", &htpasswd::line("jo", "secret").unwrap()).unwrap_err();
+        let error = write(&file, "jo", &line("jo", "secret").unwrap()).unwrap_err();
         assert!(error.contains("users:1: the hash is neither"), "{error}");
         assert_eq!(fs::read_to_string(&file).unwrap(), "ann:plain\n");
     }
