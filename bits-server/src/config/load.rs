@@ -19,6 +19,10 @@ use super::{access, webhooks};
 
 /// Clients send no smaller fragments (section 2.2.6, note 10), so that a lower limit would refuse them for good.
 const SMALLEST_FRAGMENT: Size = Size(5 << 10);
+/// What a connection holds of a body, some 400 KiB, passes within seconds.
+const LEAST_BANDWIDTH: Size = Size(64 << 10);
+/// The largest fragment by default, 64 MiB, ends within a day.
+const LEAST_MINIMUM_RATE: Size = Size(1 << 10);
 
 /// Flags of the command line that stand above everything else.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -89,7 +93,7 @@ fn resolve(layers: &Layers, path: Option<&Path>, data_dir: Option<PathBuf>, prob
         public_url: root.public_url,
         listeners,
         admin,
-        limits: Limits::read(layers.table::<Limits>(), problems),
+        limits: limits(layers.table::<Limits>(), problems),
         webhooks: webhooks::read(layers, &directories, problems),
         directories,
         secret_files: layers.secret_files(),
@@ -107,6 +111,19 @@ fn storage(mut storage: StorageConfig, base: &Path, data_dir: &Path) -> StorageC
     let StorageUrl::File(path) = &mut storage.url;
     *path = if path.as_os_str().is_empty() { data_dir.join("files") } else { base.join(&*path) };
     storage
+}
+
+fn limits(table: &Table, problems: &mut Problems) -> Limits {
+    let limits = Limits::read(table, problems);
+    if limits.bandwidth.is_some_and(|rate| rate < LEAST_BANDWIDTH) {
+        let message = "is under 64KiB, with which uploads would stand still; write at least \"64KiB\"";
+        problems.add(table.location("bandwidth"), "limits.bandwidth", message);
+    }
+    if limits.minimum_rate.is_some_and(|rate| rate < LEAST_MINIMUM_RATE) {
+        let message = "is under 1KiB, with which a body could last for days; write at least \"1KiB\"";
+        problems.add(table.location("minimum_rate"), "limits.minimum_rate", message);
+    }
+    limits
 }
 
 fn check_listen(listen: &[SocketAddr], admin: &Admin, layers: &Layers, problems: &mut Problems) {

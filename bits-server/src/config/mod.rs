@@ -32,7 +32,7 @@ pub use error::{ConfigError, Location, Problem};
 pub use keys::{Key, keys};
 pub use load::{Overrides, process_environment};
 pub use negotiate::NtlmDomain;
-pub use notification::{NotificationType, PublicUrl};
+pub use notification::{NotificationType, NotificationUrl, PublicUrl};
 pub use secret::Secret;
 pub use setting::{ClientCertificate, HostName, StateUrl, StorageUrl, Sync, UrlPath};
 pub use units::{Mode, Size, parse_duration};
@@ -182,9 +182,9 @@ section! {
         idle_timeout: Duration = "2m";
         /// Failed logins from one address before it is answered 429 for a minute.
         failed_logins_per_minute: Option<u32> = "30";
-        /// Bytes per second below which a body is cut off after 30 s.
+        /// Bytes per second below which a body is cut off after 30 s, at least 1 KiB.
         minimum_rate: Option<Size> = "unlimited";
-        /// Bytes per second of all uploads together.
+        /// Bytes per second of all uploads together, at least 64 KiB.
         bandwidth: Option<Size> = "unlimited";
     }
     later {
@@ -233,8 +233,8 @@ section! {
         conflict_status: StatusCode = "403";
         /// How the server application is told of an upload: `none`, `by-reference` or `by-value`.
         notification_type: NotificationType = "none";
-        /// Where the server application is; a relative URL resolves against the upload's.
-        notification_url: String = "";
+        /// Where the server application is; a relative URL resolves against the upload's. Its query is hidden as a secret is.
+        notification_url: NotificationUrl = "";
         /// How long the server application may take: for the request, its answer's head and its body, each.
         notification_timeout: Duration = "4m30s";
         /// The host that clients should go on with, a name or address without port.
@@ -323,7 +323,7 @@ impl DirectoryConfig {
             host_id: self.host_id.as_ref().map(host),
             notification: self.notification_type.0.map(|mode| Notification {
                 mode,
-                url: self.notification_url.clone(),
+                url: self.notification_url.as_str().to_owned(),
                 timeout: self.notification_timeout,
             }),
             public_url: None,

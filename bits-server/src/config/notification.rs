@@ -1,5 +1,7 @@
 //! Keys about server applications, and about what clients see of the server.
 
+use std::fmt;
+
 use bits_core::{MAXIMUM_URL, NotificationMode};
 use http::Uri;
 
@@ -19,10 +21,30 @@ impl PublicUrl {
     }
 }
 
+/// Where a server application is, absolute or relative; empty where there is none. Its query may
+/// hold a secret and is not shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct NotificationUrl(String);
+
+impl NotificationUrl {
+    /// All of it: for requests, never for a message.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for NotificationUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.show())
+    }
+}
+
 /// How server applications are told of uploads; none: not at all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NotificationType(pub Option<NotificationMode>);
 
+/// What `check` prints in place of a query.
+const HIDDEN: &str = "<hidden>";
 const TYPES: [(&str, Option<NotificationMode>); 3] = [
     ("none", None),
     ("by-reference", Some(NotificationMode::ByReference)),
@@ -46,6 +68,25 @@ impl Setting for PublicUrl {
     }
 }
 
+impl Setting for NotificationUrl {
+    const SECRET: bool = true;
+
+    fn read(raw: &Raw) -> Result<Self, String> {
+        let text = raw.text("a URL in quotes")?;
+        if text.ends_with(HIDDEN) {
+            return Err("holds what check prints in place of a query; write the query".to_owned());
+        }
+        Ok(Self(text.to_owned()))
+    }
+
+    fn show(&self) -> String {
+        match self.0.split_once('?') {
+            Some((before, query)) if !query.is_empty() => quoted(&format!("{before}?{HIDDEN}")),
+            _ => quoted(&self.0),
+        }
+    }
+}
+
 impl Setting for NotificationType {
     fn read(raw: &Raw) -> Result<Self, String> {
         let text = raw.text("\"none\", \"by-reference\" or \"by-value\"")?;
@@ -66,7 +107,7 @@ pub(super) fn check(
     public_url: Option<&PublicUrl>,
     problems: &mut Problems,
 ) {
-    let url = &directory.notification_url;
+    let url = directory.notification_url.as_str();
     let mut wrong =
         |message: String| problems.add(table.location("notification_url"), "directories.notification_url", message);
     if directory.notification_type.0.is_none() {
@@ -80,7 +121,7 @@ pub(super) fn check(
         wrong("holds a # or a space; write a URL without".to_owned());
     } else if url.contains("://") || url.starts_with("//") {
         if web(url).is_none() {
-            wrong(format!("{url:?} is no http or https URL; write one such as \"http://127.0.0.1:9000/\""));
+            wrong("is no http or https URL without a user; write one such as \"http://127.0.0.1:9000/\"".to_owned());
         }
     } else if public_url.is_none() {
         wrong("is relative, and the host in a request is whatever its sender writes; set public_url too".to_owned());

@@ -222,6 +222,15 @@ const MISTAKES: &[(&str, &str)] = &[
     ("[admin]\nlisten_ = 1", "bits.toml:2: admin.listen_: there is no such key; did you mean admin.listen?"),
     ("[state]\nmigrat = 1", "bits.toml:2: state.migrat: there is no such key; did you mean state.migrate?"),
     ("[storage]\nsynch = 1", "bits.toml:2: storage.synch: there is no such key; did you mean storage.sync?"),
+    ("[limits]\nbandwidth = 0", "bits.toml:2: limits.bandwidth: must be more than 0 bytes"),
+    (
+        "[limits]\nbandwidth = 65535",
+        "bits.toml:2: limits.bandwidth: is under 64KiB, with which uploads would stand still; write at least \"64KiB\"",
+    ),
+    (
+        "[limits]\nminimum_rate = 1023",
+        "bits.toml:2: limits.minimum_rate: is under 1KiB, with which a body could last for days; write at least \"1KiB\"",
+    ),
     (
         "[limits]\nconections = 5",
         "bits.toml:2: limits.conections: there is no such key; did you mean limits.connections?",
@@ -948,19 +957,24 @@ fn server_applications() {
         (bits_core::NotificationMode::ByValue, Duration::from_secs(5))
     );
     assert_eq!(notification.url, "http://127.0.0.1:9000/x?y");
+    let shown = loaded.to_string();
+    assert!(shown.contains("notification_url = \"http://127.0.0.1:9000/x?<hidden>\""), "{shown}");
+    assert!(!format!("{loaded:?}").contains("x?y"));
     assert_eq!(load("").unwrap().directories[0].directory("default").notification, None);
     let public = load(&format!("public_url = \"https://files.example/\"\n{}", url("app"))).unwrap();
     assert_eq!(public.public_url.as_ref().map(PublicUrl::as_str), Some("https://files.example"));
     for (wrong, expected) in [
         ("", "is empty; write the URL of the server application, or notification_type = \"none\""),
         ("/app", "is relative, and the host in a request is whatever its sender writes; set public_url too"),
-        ("ftp://x/", "\"ftp://x/\" is no http or https URL; write one such as \"http://127.0.0.1:9000/\""),
-        ("http://u:p@x/", "\"http://u:p@x/\" is no http or https URL; write one such as \"http://127.0.0.1:9000/\""),
+        ("ftp://x/", "is no http or https URL without a user; write one such as \"http://127.0.0.1:9000/\""),
+        ("http://u:p@x/", "is no http or https URL without a user; write one such as \"http://127.0.0.1:9000/\""),
         ("http://x/#y", "holds a # or a space; write a URL without"),
     ] {
         let message = format!("bits.toml:3: directories.notification_url: {expected}");
         assert_eq!(load(&url(wrong)).unwrap_err(), message);
     }
+    let copied = load(&url("http://x/?<hidden>")).unwrap_err();
+    assert!(copied.contains("holds what check prints in place of a query; write the query"), "{copied}");
     let long = load(&url(&format!("http://x/{}", "a".repeat(2192)))).unwrap_err();
     assert!(long.ends_with("is 2201 characters long; write at most 2200"), "{long}");
     for wrong in ["files.example", "https://files.example/path", "https://a@b", "ftp://files.example", "https://"] {
