@@ -85,6 +85,13 @@ pub fn assert_clean_log(log: &[u8]) {
     assert_eq!(dirty, None, "a control character is in the log");
 }
 
+/// The server has given up all files but its own, unless the kernel is too old for that.
+#[track_caller]
+pub fn assert_confined(log: &str) {
+    let confined = log.contains("confined to its paths; it can run no programs");
+    assert!(confined || log.contains("not confined to its paths: the kernel has no Landlock"), "{log}");
+}
+
 /// Waits until `condition` holds, 20 s at most.
 #[track_caller]
 pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {

@@ -26,8 +26,8 @@ pub use application::{Application, Behaviour, Notification};
 pub use authority::{Authority, Identity, TlsClient};
 pub use binary::{client_binary, server_binary};
 pub use check::{
-    assert_ack, assert_clean_log, assert_error, assert_invariants, assert_next, assert_ok, assert_staging_empty,
-    list_files, pattern, wait_until,
+    assert_ack, assert_clean_log, assert_confined, assert_error, assert_invariants, assert_next, assert_ok,
+    assert_staging_empty, list_files, pattern, wait_until,
 };
 pub use kerberos::{Kdc, OTHER_REALM, REALM};
 pub use mutate::Mutator;

@@ -10,7 +10,8 @@ use std::{
 
 use tests::{
     Form, Kdc, OTHER_REALM, PROTOCOL, Packet, REALM, Raw, Response, Server, ServerOptions, assert_ack,
-    assert_clean_log, assert_error, assert_next, assert_ok, assert_staging_empty, pattern, server_binary,
+    assert_clean_log, assert_confined, assert_error, assert_next, assert_ok, assert_staging_empty, pattern,
+    server_binary,
 };
 
 const PATH: &str = "/upload/file.bin";
@@ -191,6 +192,48 @@ fn a_token_is_taken_once() {
     assert_asked(&ping(&mut realm.server.raw(), &authorization));
     realm.server.restart();
     assert_asked(&ping(&mut realm.server.raw(), &authorization));
+}
+
+/// What the library reads and writes is its own even where each file has a folder of its own; the
+/// process that serves is the one that was started, with what the library takes from the environment.
+#[test]
+fn a_confined_server_takes_tokens() {
+    let kdc = Kdc::start();
+    let keys = tempfile::tempdir().unwrap();
+    let keytab = keys.path().join("http.keytab");
+    fs::rename(kdc.keytab("made.keytab", "HTTP/localhost"), &keytab).unwrap();
+    let server = Server::start(options(&kdc, &keytab, ""));
+    let realm = Realm { kdc, server };
+    assert_confined(&realm.server.log());
+    let cache = realm.server.data_dir().join("krb5.rcache2");
+    assert!(!cache.exists());
+    let authorization = token(&realm, &one("jo"));
+    assert_ok(&ping(&mut realm.server.raw(), &authorization), 200);
+    assert_asked(&ping(&mut realm.server.raw(), &authorization));
+    assert!(fs::metadata(&cache).unwrap().len() > 0, "what was taken is noted");
+    let environment = fs::read(format!("/proc/{}/environ", realm.server.pid())).unwrap();
+    let environment = String::from_utf8(environment).unwrap();
+    for expected in
+        [format!("KRB5RCACHENAME=file2:{}", cache.display()), format!("KRB5_KTNAME=FILE:{}", keytab.display())]
+    {
+        assert!(environment.split('\0').any(|variable| variable == expected), "{expected} is not in {environment}");
+    }
+    assert!(!realm.server.log().contains("Permission denied"), "{}", realm.server.log());
+}
+
+/// Where an administrator chose another file for that, it is written too.
+#[test]
+fn the_note_of_tokens_can_stand_elsewhere() {
+    let kdc = Kdc::start();
+    let (keytab, notes) = (kdc.keytab("http.keytab", "HTTP/localhost"), tempfile::tempdir().unwrap());
+    let cache = notes.path().join("cache");
+    let chosen = options(&kdc, &keytab, "").env("KRB5RCACHENAME", &format!("file2:{}", cache.display()));
+    let realm = Realm { kdc, server: Server::start(chosen) };
+    assert_confined(&realm.server.log());
+    let authorization = token(&realm, &one("jo"));
+    assert_ok(&ping(&mut realm.server.raw(), &authorization), 200);
+    assert_asked(&ping(&mut realm.server.raw(), &authorization));
+    assert!(cache.exists() && !realm.server.data_dir().join("krb5.rcache2").exists());
 }
 
 #[test]

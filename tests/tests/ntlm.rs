@@ -3,7 +3,10 @@
 
 use std::fs;
 
-use tests::{Form, Packet, Server, ServerOptions, assert_ack, assert_clean_log, assert_staging_empty, pattern, python};
+use tests::{
+    Form, Packet, Server, ServerOptions, assert_ack, assert_clean_log, assert_confined, assert_staging_empty, pattern,
+    python,
+};
 
 const PASSWORD: &str = "correct horse";
 
@@ -48,6 +51,7 @@ fn an_upload_by_ntlm() {
         assert_staging_empty(&server.files());
         assert_clean_log(&server.log_bytes());
         let log = server.log();
+        assert_confined(&log);
         assert!(log.lines().any(|line| line.contains("audit") && line.contains("jo@corp.example")), "{log}");
     }
 }

@@ -113,6 +113,11 @@ impl Allowed {
         if let Some(named) = std::env::var_os("KRB5_CONFIG") {
             std::env::split_paths(&named).for_each(|file| self.read_file(&file));
         }
+        // The administrator's own place for what keeps tokens from being taken twice.
+        let cache = std::env::var("KRB5RCACHENAME").unwrap_or_default();
+        if let Some(file) = cache.strip_prefix("file2:") {
+            self.write(folder_of(Path::new(file)));
+        }
     }
 
     fn read(&mut self, path: &Path) {
@@ -230,6 +235,21 @@ mod tests {
             allowed("[[directories]]\nauthentication = [\"basic\"]\nhtpasswd = \"../secrets/users\"\n");
         let file = folder.path().join("secrets/users");
         assert!(allowed.covers(&file, Access::Read) && !allowed.covers(&file, Access::Write));
+    }
+
+    #[test]
+    #[cfg(feature = "negotiate")]
+    fn keytabs_and_users_of_ntlm_are_read() {
+        let (folder, allowed) = allowed(
+            "[[directories]]\nauthentication = [\"negotiate\"]\nnegotiate_keytab = \"../secrets/keytab\"\n\
+             negotiate_ntlm_domains = [\"CORP=corp.example\"]\nnegotiate_ntlm_users = \"../tls/users\"\n",
+        );
+        for file in ["secrets/keytab", "secrets/renewed", "tls/users"] {
+            let file = folder.path().join(file);
+            assert!(allowed.covers(&file, Access::Read) && !allowed.covers(&file, Access::Write), "{file:?}");
+        }
+        // The note of what was taken.
+        assert!(allowed.covers(&folder.path().join("data/krb5.rcache2"), Access::Write));
     }
 
     #[test]
