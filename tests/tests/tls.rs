@@ -249,6 +249,46 @@ fn curl_and_bits_upload_over_tls() {
     assert!(!unknown.status.success(), "{unknown:?}");
 }
 
+#[test]
+fn bits_shows_its_certificate() {
+    let authority = Authority::new("authority");
+    let options = listener("client_ca = \"ca.pem\"\nclient_certificate = \"required\"\n");
+    let (own, stranger) = (authority.issue(2, "client"), Authority::new("another").issue(3, "stranger"));
+    let both = format!("{}{}", own.pem, own.key_pem);
+    let files = [
+        ("ca.pem", authority.pem()),
+        ("own.pem", &own.pem),
+        ("own.key", &own.key_pem),
+        ("both.pem", &both),
+        ("stranger.pem", &stranger.pem),
+        ("stranger.key", &stranger.key_pem),
+    ];
+    let server = serve(&authority, options, &files);
+    fs::write(server.folder().join("source"), pattern(4, 100_000)).unwrap();
+    let bits = |name: &str, arguments: &[&str]| {
+        let mut command = Command::new(client_binary());
+        command.args(["upload", "--ca-file", "ca.pem", "--retry-for", "1s"]).args(arguments).arg("source");
+        command.arg(format!("https://{}/upload/{name}", server.listener_address())).stdin(Stdio::null());
+        command.current_dir(server.folder()).env("BITS_JOBS_DIR", server.folder().join("jobs")).output().unwrap()
+    };
+    for (name, arguments) in
+        [("apart", &["--cert", "own.pem", "--key", "own.key"][..]), ("together", &["--cert", "both.pem"])]
+    {
+        let output = bits(name, arguments);
+        assert!(output.status.success(), "{output:?}");
+        assert_eq!(server.file(&format!("upload/{name}")).unwrap(), pattern(4, 100_000));
+    }
+    for (name, arguments) in [("none", &[][..]), ("stranger", &["--cert", "stranger.pem", "--key", "stranger.key"])] {
+        let output = bits(name, arguments);
+        assert!(!output.status.success(), "{output:?}");
+        assert_eq!(server.file(&format!("upload/{name}")), None);
+    }
+    let mistaken = bits("mistaken", &["--cert", "own.pem", "--key", "stranger.key"]);
+    assert!(!mistaken.status.success(), "{mistaken:?}");
+    let said = String::from_utf8_lossy(&mistaken.stderr).into_owned();
+    assert!(!said.contains("PRIVATE KEY"), "{said}");
+}
+
 fn run(server: &Server, config: &str, command: &str) -> Output {
     let path = server.folder().join("tried.toml");
     fs::write(&path, config).unwrap();
