@@ -42,6 +42,18 @@ impl Connection {
         self.read_answer()?.expect_success()
     }
 
+    /// Fetches `path`, which has `total` bytes.
+    pub(crate) fn get(&mut self, path: &str, total: u64) -> Result<()> {
+        self.send_head("GET", path, &[])?;
+        self.read_answer()?.expect(200, total)
+    }
+
+    /// Fetches `length` bytes of `path`, from `first` on.
+    pub(crate) fn get_range(&mut self, path: &str, first: u64, length: u64) -> Result<()> {
+        self.send_head("GET", path, &[("Range", &format!("bytes={first}-{}", first + length - 1))])?;
+        self.read_answer()?.expect(206, length)
+    }
+
     /// Whether a GET of `path` is answered with success.
     pub(crate) fn is_ready(&mut self, path: &str) -> Result<bool> {
         self.send_head("GET", path, &[("Connection", "close")])?;
@@ -93,8 +105,17 @@ impl Connection {
     }
 
     fn drop_body(&mut self, length: usize, already_read: usize) -> Result<()> {
-        let left = length.checked_sub(already_read).ok_or("more bytes than the answer's length")?;
-        Ok(self.stream.read_exact(&mut vec![0; left])?)
+        const MOST: usize = 1 << 20;
+        let mut left = length.checked_sub(already_read).ok_or("more bytes than the answer's length")?;
+        let mut buffer = vec![0; left.min(MOST)];
+        while left > 0 {
+            let read = self.stream.read(&mut buffer[..left.min(MOST)])?;
+            if read == 0 {
+                return Err(format!("the server closed the connection {left} bytes before the end").into());
+            }
+            left -= read;
+        }
+        Ok(())
     }
 }
 
@@ -160,6 +181,11 @@ impl Answer {
         if self.is_success() { Ok(()) } else { Err(format!("the server refused:\n{}", self.head).into()) }
     }
 
+    fn expect(&self, status: u16, length: u64) -> Result<()> {
+        let given = (self.status, self.content_length()? as u64);
+        if given == (status, length) { Ok(()) } else { Err(format!("not {length} bytes:\n{}", self.head).into()) }
+    }
+
     fn header(&self, name: &str) -> Option<&str> {
         let mut fields = self.head.lines().skip(1).filter_map(|line| line.split_once(':'));
         fields.find(|(field, _)| field.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim())
@@ -221,6 +247,17 @@ mod tests {
         let connection = Connection::open(server).unwrap();
         let mut upload = Upload { connection, path: "/upload/a".to_owned(), session: "{}".to_owned(), total: 9 };
         assert!(upload.fragment(0, 9).is_err());
+    }
+
+    #[test]
+    fn a_download_that_breaks_off_or_is_of_another_length_is_an_error() {
+        let whole = "HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabc";
+        let connection = || Connection::open(answering(whole)).unwrap();
+        connection().get("/a", 3).unwrap();
+        assert!(connection().get("/a", 4).is_err());
+        assert!(connection().get_range("/a", 0, 3).is_err(), "a range was asked for");
+        let broken = answering("HTTP/1.1 206 Partial Content\r\nContent-Length: 4\r\n\r\nabc");
+        assert!(Connection::open(broken).unwrap().get_range("/a", 0, 4).is_err());
     }
 
     #[test]

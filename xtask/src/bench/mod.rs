@@ -8,6 +8,7 @@ mod measure;
 mod peer;
 mod report;
 pub(crate) mod sink;
+mod transfer;
 mod workload;
 
 use std::path::PathBuf;
@@ -18,7 +19,8 @@ use crate::packages;
 use crate::shell::{self, Result, cargo};
 
 use report::Table;
-use workload::{Acks, Held, Idle, Ingest, Start};
+use transfer::{Download, Ingest};
+use workload::{Acks, Held, Idle, Start};
 
 #[derive(Args)]
 pub(crate) struct Options {
@@ -49,6 +51,18 @@ const WORKLOADS: &[Workload] = &[
         about: "One upload over one connection, to stable storage",
         peers: &["bits-server", "nginx", "nginx-1m", "sink"],
         load: Load::Ingest(Ingest { bytes: 1 << 30, fragment: 8 << 20 }),
+    },
+    Workload {
+        name: "download",
+        about: "One large file fetched over one connection",
+        peers: &["bits-server", "nginx", "nginx-sendfile"],
+        load: Load::Download(Download { bytes: 1 << 30, range: None }),
+    },
+    Workload {
+        name: "ranges",
+        about: "The same in small ranges",
+        peers: &["bits-server", "nginx", "nginx-sendfile"],
+        load: Load::Download(Download { bytes: 1 << 30, range: Some(64 << 10) }),
     },
     Workload {
         name: "acks",
@@ -86,6 +100,7 @@ struct Workload {
 
 enum Load {
     Ingest(Ingest),
+    Download(Download),
     Acks(Acks),
     Held(Held),
     Idle(Idle),
@@ -128,6 +143,7 @@ impl Workload {
     fn run(&self, setting: &Setting, peers: &[&str]) -> Result<Table> {
         match &self.load {
             Load::Ingest(load) => load.run(setting, peers),
+            Load::Download(load) => load.run(setting, peers),
             Load::Acks(load) => load.run(setting, peers),
             Load::Held(load) => load.run(setting, peers),
             Load::Idle(load) => load.run(setting, peers),

@@ -33,6 +33,7 @@ pub(crate) const PEERS: &[Peer] = &[
     Peer { name: "bits-server", kind: Kind::Bits },
     Peer { name: "nginx", kind: Kind::Nginx("") },
     Peer { name: "nginx-1m", kind: Kind::Nginx("client_body_buffer_size 1m;") },
+    Peer { name: "nginx-sendfile", kind: Kind::Nginx("sendfile on;") },
     Peer { name: "sink", kind: Kind::Sink },
 ];
 
@@ -181,7 +182,7 @@ fn bits_server(program: &Path, folder: &Path, address: SocketAddr, admin: Socket
     let text = format!(
         "listen = [\"{address}\"]\ndata_dir = \".\"\nshutdown_grace = \"1s\"\n\n[admin]\nlisten = \"{admin}\"\n\n\
          [limits]\nconnections = 20000\nheader_timeout = \"10m\"\nidle_timeout = \"10m\"\n\n\
-         [[directories]]\nurl_path = \"/upload\"\n"
+         [[directories]]\nurl_path = \"/upload\"\ndownload_enabled = true\n"
     );
     fs::write(&config, text)?;
     let mut command = Command::new(program);
@@ -196,7 +197,8 @@ fn nginx(folder: &Path, address: SocketAddr, setting: &str) -> Result<Command> {
     let text = format!(
         "{user}daemon off;\nworker_processes 2;\npid {shown}/pid;\nerror_log stderr;\n\
          events {{ worker_connections 4096; }}\n\
-         http {{\n  access_log off;\n  client_body_temp_path {shown}/temp;\n  client_max_body_size 0;\n  {setting}\n\
+         http {{\n  access_log off;\n  keepalive_requests 1000000;\n\
+         \x20 client_body_temp_path {shown}/temp;\n  client_max_body_size 0;\n  {setting}\n\
          \x20 server {{\n    listen {address};\n    root {shown}/files;\n\
          \x20   location / {{ dav_methods PUT; create_full_put_path on; }}\n  }}\n}}\n"
     );

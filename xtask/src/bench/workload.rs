@@ -1,7 +1,5 @@
-//! What is done to the servers, and what of it is reported.
+//! Many uploads and restarts: what is done to the servers, and what of it is reported.
 
-use std::fs::File;
-use std::path::Path;
 use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -9,97 +7,11 @@ use std::time::{Duration, Instant};
 use super::Setting;
 use super::load::{Connection, Upload};
 use super::measure::{self, Samples};
-use super::peer::{self, Protocol, Running};
+use super::peer::{self, Running};
 use super::report::Table;
 use crate::shell::Result;
 
-const MIB: f64 = (1 << 20) as f64;
-
-/// One upload of `bytes` in fragments.
-pub(crate) struct Ingest {
-    pub(crate) bytes: u64,
-    pub(crate) fragment: u64,
-}
-
-impl Ingest {
-    pub(crate) fn run(&self, setting: &Setting, peers: &[&str]) -> Result<Table> {
-        let bytes = (self.bytes / setting.divisor).max(self.fragment);
-        let servers = start_all(setting, peers)?;
-        let mut results: Vec<_> = servers.iter().map(|_| IngestResult::default()).collect();
-        for run in 0..=setting.runs {
-            for (server, result) in servers.iter().zip(&mut results) {
-                let (elapsed, cpu) = self.upload(server, bytes)?;
-                if run > 0 {
-                    result.rate.push(bytes as f64 / MIB / elapsed.as_secs_f64());
-                    result.cpu.push(cpu.as_secs_f64() * f64::from(1 << 30) / bytes as f64);
-                }
-            }
-        }
-        let rows = servers.iter().zip(&results).map(|(server, result)| result.row(server, &results[0]));
-        Ok(Table {
-            notes: format!(
-                "{} MiB in fragments of {} KiB (one PUT for nginx), {} interleaved runs after one to warm up: median \
-                 (least-most). Time ends when everything is on stable storage: with our last ack; for nginx after its \
-                 answer and a sync of file and folder, whose processor time counts as its own. Ratios are of medians.",
-                bytes >> 20,
-                self.fragment >> 10,
-                setting.runs
-            ),
-            columns: vec!["server", "MiB/s", "CPU s/GiB", "peak MiB", "first's rate ÷ its", "first's CPU ÷ its"],
-            rows: rows.collect::<Result<_>>()?,
-        })
-    }
-
-    fn upload(&self, server: &Running, bytes: u64) -> Result<(Duration, Duration)> {
-        let cpu_before = measure::cpu(server.process())?;
-        let start = Instant::now();
-        let (elapsed, cpu_of_sync) = match server.protocol() {
-            Protocol::Bits => {
-                let upload = self.send(server.connect()?.create(&server.url_path(NAME), bytes)?, bytes)?;
-                let elapsed = start.elapsed();
-                upload.close()?;
-                (elapsed, Duration::ZERO)
-            }
-            Protocol::Put => {
-                server.connect()?.put(&server.url_path(NAME), bytes)?;
-                let cpu_of_sync = sync(&server.file(NAME).ok_or("the peer stores no file")?)?;
-                (start.elapsed(), cpu_of_sync)
-            }
-        };
-        let cpu = measure::cpu(server.process())? - cpu_before + cpu_of_sync;
-        server.delete(NAME)?;
-        Ok((elapsed, cpu))
-    }
-
-    fn send(&self, mut upload: Upload, bytes: u64) -> Result<Upload> {
-        let mut first = 0;
-        while first < bytes {
-            let length = self.fragment.min(bytes - first);
-            upload.fragment(first, length)?;
-            first += length;
-        }
-        Ok(upload)
-    }
-}
-
-#[derive(Default)]
-struct IngestResult {
-    rate: Samples,
-    cpu: Samples,
-}
-
-impl IngestResult {
-    fn row(&self, server: &Running, ours: &IngestResult) -> Result<Vec<String>> {
-        Ok(vec![
-            server.name().to_owned(),
-            self.rate.show(0),
-            self.cpu.show(2),
-            mebibytes(measure::peak_memory(server.process())?),
-            format!("{:.2}", ours.rate.median() / self.rate.median()),
-            format!("{:.2}", ours.cpu.median() / self.cpu.median()),
-        ])
-    }
-}
+pub(super) const MIB: f64 = (1 << 20) as f64;
 
 /// Many uploads at once, in small fragments.
 pub(crate) struct Acks {
@@ -332,30 +244,22 @@ fn restarts(mut server: Running, setting: &Setting) -> Result<(Running, Samples)
 }
 
 /// The name of an upload that is alone.
-const NAME: &str = "upload.bin";
+pub(super) const NAME: &str = "upload.bin";
 
 fn numbered(number: usize) -> String {
     format!("upload-{number}.bin")
 }
 
-fn mebibytes(bytes: u64) -> String {
+pub(super) fn mebibytes(bytes: u64) -> String {
     format!("{:.1}", bytes as f64 / MIB)
 }
 
-fn start_all(setting: &Setting, peers: &[&str]) -> Result<Vec<Running>> {
+pub(super) fn start_all(setting: &Setting, peers: &[&str]) -> Result<Vec<Running>> {
     peers.iter().map(|name| peer::start(setting, name)).collect()
 }
 
 fn create_all(server: &Running, count: usize, total: u64) -> Result<Vec<Upload>> {
     (0..count).map(|number| server.connect()?.create(&server.url_path(&numbered(number)), total)).collect()
-}
-
-/// Brings `file` and its folder to stable storage; the processor time that it took.
-fn sync(file: &Path) -> Result<Duration> {
-    let before = measure::own_cpu()?;
-    File::open(file)?.sync_all()?;
-    File::open(file.parent().ok_or("a file without a folder")?)?.sync_all()?;
-    Ok(measure::own_cpu()? - before)
 }
 
 /// Memory once it has not changed much for three seconds, or after half a minute.
