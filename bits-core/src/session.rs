@@ -19,7 +19,8 @@ use crate::{
 pub enum State {
     /// STATE_RECEIVE_FRAGMENTS: bytes are missing, or publishing was refused.
     ReceiveFragments,
-    /// STATE_NOTIFY: the server application is being told; whoever finds it so tells it again.
+    /// STATE_NOTIFY: the server application is being told, or has asked for the upload to be
+    /// published; whoever finds it so tells it again, or goes on to publish.
     Notify,
     /// Between the intent to publish and its commit; whoever finds it so finishes it.
     Publish,
@@ -175,7 +176,8 @@ pub enum Transition {
         /// Identifies the notification, unless one was about to be sent before.
         id: Uuid,
     },
-    /// The server application took the upload, and its reply, if any, is durable.
+    /// The server application took the upload, and its reply, if any, is durable. Where it asked for
+    /// the upload to be published, the job goes on.
     Delivered {
         /// What it gave.
         reply: Option<Reply>,
@@ -193,7 +195,7 @@ pub enum Transition {
     },
     /// Everything is received and durable; the destination is claimed.
     Intend(PublishIntent),
-    /// The destination refused the upload; the claim is released.
+    /// The destination refused the upload, or it is not to be published yet; the claim is released.
     Withdraw,
     /// Publishing failed, or the server application could not be told for a fault of ours; it is
     /// tried again later.
@@ -394,7 +396,7 @@ impl Session {
     /// Where to go back to when the bytes beyond `synced` are of another incarnation, or when
     /// only `available` bytes are there.
     pub fn doubt(&self, incarnation: &str, available: u64) -> Option<u64> {
-        if self.state != State::ReceiveFragments {
+        if !matches!(self.state, State::ReceiveFragments | State::Notify) {
             return None;
         }
         let trusted = if self.incarnation == incarnation { self.received } else { self.synced };
@@ -428,13 +430,17 @@ impl Session {
             (State::ReceiveFragments, Transition::Notify { id }) if self.is_received() && !self.copy => {
                 next.notify(*id)
             }
-            (State::Notify, Transition::Delivered { reply, copy }) => next.delivered(reply.as_ref(), *copy, now),
-            (State::Notify, Transition::Undelivered { refused, .. }) => {
+            (State::Notify, Transition::Delivered { reply, copy }) if !self.copy => {
+                next.delivered(reply.as_ref(), *copy, now);
+            }
+            (State::Notify, Transition::Undelivered { refused, .. }) if !self.copy => {
                 next.settle(State::ReceiveFragments);
                 next.refused = *refused;
             }
             (State::Notify, Transition::Postpone { until }) => next.retry_at = Some(*until),
             (State::ReceiveFragments, Transition::Intend(intent)) if self.is_received() => next.intend(intent),
+            (State::Notify, Transition::Intend(intent)) if self.copy => next.intend(intent),
+            (State::Notify, Transition::Withdraw) if self.copy => next.settle(State::ReceiveFragments),
             (State::Publish, Transition::Withdraw) => next.settle(State::ReceiveFragments),
             (State::Publish, Transition::Postpone { until }) => next.retry_at = Some(*until),
             (State::Publish, Transition::Published) => {
@@ -499,7 +505,8 @@ impl Session {
     }
 
     fn delivered(&mut self, reply: Option<&Reply>, copy: bool, now: Timestamp) {
-        self.settle(if copy { State::ReceiveFragments } else { State::WaitForClose });
+        self.settle(if copy { State::Notify } else { State::WaitForClose });
+        self.epoch += u64::from(copy);
         self.copy = copy;
         self.reply = reply.cloned();
         self.progressed_at = now;
@@ -510,6 +517,7 @@ impl Session {
         self.epoch += 1;
         self.synced = self.received;
         self.intent = Some(intent.clone());
+        self.retry_at = None;
     }
 
     fn settle(&mut self, state: State) {

@@ -113,6 +113,7 @@ impl Inner {
         };
         match session.state {
             State::WaitForClose => Ok(Some(Outcome::complete(&session))),
+            State::Notify if session.copy => self.next_job(&session, closing).await,
             State::Notify => self.notify(&session).await,
             State::Publish => self.put(&session).await,
             State::ReceiveFragments if session.is_received() => self.next_job(&session, closing).await,
@@ -127,6 +128,9 @@ impl Inner {
             return self.intend_to_notify(session).await;
         }
         if !closing && directory.is_some_and(|directory| directory.publish == PublishAt::CloseSession) {
+            if session.state == State::Notify {
+                self.commit(session, &Transition::Withdraw).await?;
+            }
             return Ok(Some(Outcome::complete(session)));
         }
         self.intend(session).await
@@ -146,6 +150,8 @@ impl Inner {
             Err(StoreError { kind: StoreErrorKind::Doubtful { good }, .. }) if good < session.received => {
                 return self.regress(session, good).await.map(|to| to.map(|to| Outcome::Regressed { to }));
             }
+            // Nobody but the sweeper may come for it.
+            Err(error) if session.state == State::Notify => return self.put_failed(session, &error, conflict).await,
             Err(error) => return Err(self.job_refusal(session, &error, conflict)),
         };
         fault("intent-before-commit");

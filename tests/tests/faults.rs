@@ -187,6 +187,23 @@ fn dies_everywhere<'a, T: Sync>(
     points.iter().enumerate().filter(|(point, _)| !passed.contains(point)).map(|(_, point)| point).collect()
 }
 
+/// The server dies when the application has taken an upload and nothing was published yet: the
+/// next start publishes it, though no client comes back.
+#[test]
+fn what_an_application_took_is_published_without_the_client() {
+    let scenario = SCENARIOS.into_iter().find(|scenario| scenario.notifies).unwrap();
+    let mut server = Server::start(scenario.options().env("BITS_FAULT", "notify-after-outcome"));
+    let mut upload = scenario.upload(&server);
+    scenario.go_on(&mut upload).unwrap_err();
+    server.wait();
+    assert_eq!(server.file(FILE), None);
+    server.restart_with(scenario.options().data_dir(&server.data_dir()));
+    wait_until("it is published", || server.file(FILE).is_some());
+    assert!(server.file(FILE).unwrap() == upload.content);
+    scenario.go_on(&mut upload).unwrap();
+    assert_staging_empty(&server.files());
+}
+
 /// Somebody else's file appears at the destination while the server is down in the middle of
 /// publishing: it stays, and the client is refused.
 #[test]

@@ -569,7 +569,7 @@ pub(super) async fn a_notification_keeps_its_id(probe: impl SessionProbe) {
         let failed = live(store.commit(&first, &failure).await);
         assert_eq!((failed.state, failed.retry_at), (State::ReceiveFragments, None));
         assert_eq!(
-            store.commit(&first, &Transition::Delivered { reply: None, copy: false }).await.unwrap(),
+            store.commit(&first, &Transition::Delivered { reply: None, copy: true }).await.unwrap(),
             Commit::Moved
         );
         let again = live(store.commit(&failed, &notify(9)).await);
@@ -579,6 +579,35 @@ pub(super) async fn a_notification_keeps_its_id(probe: impl SessionProbe) {
         let done = live(store.commit(&again, &Transition::Delivered { reply: reply.clone(), copy: false }).await);
         assert_eq!((done.state, &done.reply), (State::WaitForClose, &reply));
         assert_eq!(load(store, done.id).await, Some(Found::Live(done)));
+    }
+}
+
+/// What the application wants published is a job until it is published or the destination refuses
+/// it, and nothing of the notification's can reach it any more.
+pub(super) async fn a_delivered_upload_goes_on(probe: impl SessionProbe) {
+    let store = probe.store();
+    let until = Timestamp::from_millis(5);
+    for postpones in [false, true] {
+        let told = reach(store, Stage::NotifyAgain).await;
+        let delivered = live(store.commit(&told, &Transition::Delivered { reply: None, copy: true }).await);
+        assert_eq!((delivered.state, delivered.copy, delivered.retry_at), (State::Notify, true, None));
+        for late in [Transition::Delivered { reply: None, copy: false }, undelivered(None), Transition::Withdraw] {
+            match store.commit(&told, &late).await {
+                Ok(Commit::Moved) | Err(_) => {}
+                other => panic!("{late:?} was {other:?}"),
+            }
+        }
+        let withdrawn = live(store.commit(&delivered, &Transition::Withdraw).await);
+        assert_eq!((withdrawn.state, withdrawn.copy), (State::ReceiveFragments, true));
+        let told = reach(store, Stage::NotifyAgain).await;
+        let mut session = live(store.commit(&told, &Transition::Delivered { reply: None, copy: true }).await);
+        if postpones {
+            session = live(store.commit(&session, &Transition::Postpone { until }).await);
+            assert_eq!(session.retry_at, Some(until));
+        }
+        let intended = live(store.commit(&session, &intend()).await);
+        assert_eq!((intended.state, intended.retry_at), (State::Publish, None));
+        assert_eq!(load(store, intended.id).await, Some(Found::Live(intended)));
     }
 }
 
@@ -597,9 +626,12 @@ pub(super) async fn unpublished_sessions_are_found(probe: impl SessionProbe) {
             due.push(session);
         }
     }
-    for stage in [Stage::Received, Stage::Refused, Stage::Delivered, Stage::WaitForClose] {
+    due.push(reach(store, Stage::Delivered).await);
+    for stage in [Stage::Received, Stage::Refused, Stage::WaitForClose] {
         reach(store, stage).await;
     }
+    let withdrawn = reach(store, Stage::Delivered).await;
+    live(store.commit(&withdrawn, &Transition::Withdraw).await);
     let cancelled = reach(store, Stage::Publish).await;
     ended(store.commit(&cancelled, &Transition::End(Ending::Cancelled)).await);
     let mut found = store.unpublished(100).await.unwrap();

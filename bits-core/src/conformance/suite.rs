@@ -84,6 +84,7 @@ suite! {$
     old_tombstones_are_purged
     expired_sessions_are_found
     a_notification_keeps_its_id
+    a_delivered_upload_goes_on
     unpublished_sessions_are_found
     lists_are_filtered
     lists_are_filtered_by_idle_time

@@ -113,8 +113,10 @@ impl Change {
             Transition::Regress { to } => {
                 self.at(statements::REGRESS)?.bind(to_integer(*to)?).bind(self.from.state.as_str())
             }
-            Transition::Intend(intent) => self.at(statements::INTEND)?.bind(intent.0.clone()),
-            Transition::Withdraw => self.at(statements::WITHDRAW)?,
+            Transition::Intend(intent) => {
+                self.at(statements::INTEND)?.bind(intent.0.clone()).bind(self.from.state.as_str())
+            }
+            Transition::Withdraw => self.at(statements::WITHDRAW)?.bind(self.from.state.as_str()),
             Transition::Notify { id } => self.at(statements::NOTIFY)?.bind(id.to_string()),
             Transition::Delivered { reply, copy } => {
                 let (url, length) = match reply {
@@ -206,7 +208,7 @@ impl Change {
 
     /// Why an intent was not committed.
     async fn claimed(&self, connection: &mut SqliteConnection) -> Result<Commit, SessionStoreError> {
-        match fetch(self.at(statements::CLAIMANT)?, connection).await? {
+        match fetch(self.at(statements::CLAIMANT)?.bind(self.from.state.as_str()), connection).await? {
             Some(row) => rows::id(&row, "id").map(Commit::Claimed),
             None => Ok(Commit::Moved),
         }

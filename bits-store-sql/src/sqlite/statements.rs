@@ -149,24 +149,31 @@ statements! {
     NOTIFIED = update!(
         "'notifying'",
         concat!(
-            "state = iif(?4, 'receiving', 'complete'), copy = ?4, reply_url = ?5, reply_length = ?6, \
+            "state = iif(?4, 'notifying', 'complete'), epoch = epoch + ?4, copy = ?4, reply_url = ?5, reply_length = ?6, \
              retry_at = NULL, progressed_at = ", now!()
-        )
+        ),
+        "copy = 0"
     );
-    NOT_NOTIFIED = update!("'notifying'", "state = 'receiving', refused = ?4, retry_at = NULL");
+    NOT_NOTIFIED = update!("'notifying'", "state = 'receiving', refused = ?4, retry_at = NULL", "copy = 0");
     POSTPONE_NOTIFYING = update!("'notifying'", "retry_at = ?4");
+    /// While receiving, or notifying where the application has taken it.
     INTEND = update!(
-        "'receiving'",
-        "state = 'publishing', epoch = epoch + 1, synced = received, intent = ?4",
-        "received = total AND NOT EXISTS (SELECT 1 FROM session AS other \
+        "?5",
+        "state = 'publishing', epoch = epoch + 1, synced = received, intent = ?4, retry_at = NULL",
+        "received = total AND (?5 = 'receiving' OR copy = 1) AND NOT EXISTS (SELECT 1 FROM session AS other \
            WHERE other.storage = session.storage AND other.key = session.key AND other.state = 'publishing')"
     );
     /// Whose claim is in the way of [`INTEND`].
     CLAIMANT =
         "SELECT other.id FROM session AS mine JOIN session AS other \
            ON other.storage = mine.storage AND other.key = mine.key AND other.state = 'publishing' \
-         WHERE mine.id = ?1 AND mine.epoch = ?2 AND mine.received = ?3 AND mine.state = 'receiving'";
-    WITHDRAW = update!("'publishing'", "state = 'receiving', intent = NULL, retry_at = NULL");
+         WHERE mine.id = ?1 AND mine.epoch = ?2 AND mine.received = ?3 AND mine.state = ?4";
+    /// While publishing, or notifying where the application has taken it.
+    WITHDRAW = update!(
+        "?4",
+        "state = 'receiving', intent = NULL, retry_at = NULL",
+        "(?4 = 'publishing' OR copy = 1)"
+    );
     POSTPONE = update!("'publishing'", "retry_at = ?4");
     PUBLISHED = update!(
         "'publishing'",
