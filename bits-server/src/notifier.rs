@@ -57,7 +57,7 @@ impl Notifier for HttpNotifier {
             None => within(timeout, "the head of its answer", request.send()).await?,
             Some((_, body)) => {
                 let sent = Arc::new(Notify::new());
-                let last = stream::once(told(sent.clone())).filter_map(std::future::ready);
+                let last = stream::once(end(Ended(sent.clone()))).filter_map(std::future::ready);
                 let request = request.body(Body::wrap_stream(body.chain(last)));
                 let mut answer = std::pin::pin!(request.send());
                 let sending = async {
@@ -76,10 +76,19 @@ impl Notifier for HttpNotifier {
     }
 }
 
-/// An item that is none, when it is asked for: all before it was taken.
-async fn told<T>(sent: Arc<Notify>) -> Option<T> {
-    sent.notify_one();
+/// An item that is none, behind a body: whether it is asked for or dropped, all before it was taken
+/// or never will be. With a `Content-Length` nobody asks for it.
+async fn end<T>(ended: Ended) -> Option<T> {
+    drop(ended);
     None
+}
+
+struct Ended(Arc<Notify>);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        self.0.notify_one();
+    }
 }
 
 async fn within<T>(timeout: Duration, what: &str, work: impl Future<Output = T>) -> Result<T, NotifyError> {
@@ -123,9 +132,43 @@ fn chain(error: reqwest::Error) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read, Write};
+
     use bits_core::NotificationMode;
+    use bytes::Bytes;
 
     use super::*;
+
+    /// An application that takes an upload slowly, and then its time to answer, keeps to the bound
+    /// of each.
+    #[tokio::test]
+    async fn sending_and_waiting_are_bounded_each_by_itself() {
+        let pause = Duration::from_secs(2);
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}/", listener.local_addr().unwrap());
+        let application = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut request = Vec::new();
+            let mut chunk = [0; 1024];
+            while !request.ends_with(b"ab") {
+                let count = stream.read(&mut chunk).unwrap();
+                assert!(count > 0, "the request broke off");
+                request.extend_from_slice(&chunk[..count]);
+            }
+            std::thread::sleep(pause);
+            stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").unwrap();
+        });
+        let late = stream::once(async move {
+            tokio::time::sleep(pause).await;
+            Ok(Bytes::from_static(b"b"))
+        });
+        let body = stream::iter([Ok(Bytes::from_static(b"a"))]).chain(late);
+        let timeout = Duration::from_secs(3);
+        let notice = Notice { url, headers: http::HeaderMap::new(), body: Some((2, Box::pin(body))), timeout };
+        let answer = HttpNotifier::new().unwrap().send(notice).await;
+        assert_eq!(answer.map(|answer| answer.status), Ok(http::StatusCode::OK));
+        application.join().unwrap();
+    }
 
     #[test]
     fn where_to_notify() {
