@@ -11,8 +11,8 @@ use std::{
 
 use async_trait::async_trait;
 use bits_core::{
-    Accepted, BodyError, ByteStream, Directory, MAXIMUM_URL, Notification, NotificationMode, Refusal, Reply, Session,
-    SessionEventKind, Source, Stopped, StoreError, StoreErrorKind, Transition, Upload, UploadStore, header,
+    Accepted, BodyError, ByteStream, Directory, Hresult, MAXIMUM_URL, Notification, NotificationMode, Refusal, Reply,
+    Session, SessionEventKind, Source, Stopped, StoreError, StoreErrorKind, Transition, Upload, UploadStore, header,
 };
 use bytes::Bytes;
 use futures_core::Stream;
@@ -160,10 +160,7 @@ impl Inner {
         reason: String,
     ) -> Result<Option<Outcome>, Refusal> {
         tracing::warn!(session = %session.id, %refusal, reason, "the server application did not take an upload");
-        let refused = match &refusal {
-            Refusal::Application { status: StatusCode::FORBIDDEN, code } => Some(*code),
-            _ => None,
-        };
+        let refused = final_code(&refusal);
         let at = self.sessions.now().await.map_err(|error| row_refusal(&error))?;
         let failed = Transition::Undelivered { refused, reason: Some(reason.clone()), at };
         match self.commit(session, &failed).await? {
@@ -212,9 +209,13 @@ impl Inner {
             (Ok(answer), _) => understand(store, session, &upload, by_value, answer).await,
         };
         // An application gets the upload's own file, and may have spoilt it. What it took for
-        // itself is its own affair; what is still wanted must be as it was sent.
-        let is_wanted = !matches!(outcome, Ok((_, false)));
-        if !by_value && is_wanted && open(store, session, &upload).await?.info().tag != tag {
+        // itself or refused for good is its own affair; what is still wanted must be as it was sent.
+        let is_settled = match &outcome {
+            Ok((_, copy)) => !copy,
+            Err(Failure::Refused(refusal, _)) => final_code(refusal).is_some(),
+            Err(Failure::Doubtful { .. }) => false,
+        };
+        if !by_value && !is_settled && open(store, session, &upload).await?.info().tag != tag {
             tracing::warn!(session = %session.id, "a server application changed an upload that is still needed");
             return Err(Failure::Doubtful { good: 0 });
         }
@@ -236,6 +237,14 @@ impl Inner {
             }
         }
         Ok(headers)
+    }
+}
+
+/// The code of the application's 403, which is final.
+fn final_code(refusal: &Refusal) -> Option<Hresult> {
+    match refusal {
+        Refusal::Application { status: StatusCode::FORBIDDEN, code } => Some(*code),
+        _ => None,
     }
 }
 

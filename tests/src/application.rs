@@ -25,6 +25,8 @@ pub enum Behaviour {
     Leave(Vec<u8>, Vec<(&'static str, String)>),
     /// Changes the first byte of the file that it was given, then goes on with the other.
     Spoil(Box<Behaviour>),
+    /// Takes the file that it was given away, then goes on with the other.
+    Take(Box<Behaviour>),
     /// Waits before it goes on with the other.
     Slow(Duration, Box<Behaviour>),
     /// Closes the connection as soon as it is there.
@@ -161,6 +163,10 @@ impl Shared {
                 Behaviour::Spoil(then) => {
                     let name = seen.header("BITS-Request-DataFile-Name").unwrap_or_default();
                     fs::OpenOptions::new().write(true).open(name)?.write_all(b"!")?;
+                    behaviour = *then;
+                }
+                Behaviour::Take(then) => {
+                    fs::remove_file(seen.header("BITS-Request-DataFile-Name").unwrap_or_default())?;
                     behaviour = *then;
                 }
                 _ => break,

@@ -366,6 +366,22 @@ fn uploads_are_scanned_before_they_are_published() {
     assert_staging_empty(&server.files());
 }
 
+/// A scanner that puts what it refuses into quarantine is asked once, and the client is not sent back.
+#[test]
+fn what_is_refused_may_be_taken_away() {
+    let application = Application::start(Behaviour::Take(Box::new(Behaviour::status(403))));
+    let server = start(&application, "by-reference", "");
+    let mut raw = server.raw();
+    let (session, refused) = upload(&mut raw, b"evil");
+    assert_application(&refused, 403, 0x8019_0193);
+    for _ in 0..2 {
+        assert_application(&send(&mut raw, &session, b"evil"), 403, 0x8019_0193);
+    }
+    assert_eq!(application.seen().len(), 1);
+    assert_ok(&raw.cancel(FILE, &session), 200);
+    assert_staging_empty(&server.files());
+}
+
 #[test]
 fn a_spoilt_upload_comes_again() {
     let copy = Behaviour::Leave(Vec::new(), vec![(COPY, String::new())]);
