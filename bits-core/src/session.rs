@@ -491,6 +491,11 @@ impl Session {
 
     fn regress(&mut self, to: u64) {
         self.settle(State::ReceiveFragments);
+        if to < self.received {
+            // What comes instead may be something else, which nobody has asked to publish.
+            self.copy = false;
+            self.reply = None;
+        }
         self.received = to;
         self.synced = self.synced.min(to);
         self.epoch += 1;
@@ -855,7 +860,15 @@ mod tests {
         let postponed = Session { retry_at: Some(LATER), ..intended.clone() };
         let withdrawn = Session { epoch: 1, synced: 10, ..whole.clone() };
         let published = Session { state: State::WaitForClose, progressed_at: LATER, ..withdrawn.clone() };
+        let reply = Some(Reply::Kept { length: 7 });
+        let wanted = Session { copy: true, reply, notification: Some(Uuid::from_u128(1)), ..holding(10, 10, 10) };
         for (from, transition, to) in [
+            (
+                wanted.clone(),
+                Transition::Regress { to: 3 },
+                Session { received: 3, synced: 3, epoch: 1, copy: false, reply: None, ..wanted.clone() },
+            ),
+            (wanted.clone(), Transition::Regress { to: 10 }, Session { epoch: 1, ..wanted }),
             (fresh(), Transition::Name, named),
             (fresh(), begin(10), begun),
             (receiving.clone(), advance(8, 6), advanced),

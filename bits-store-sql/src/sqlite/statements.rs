@@ -138,7 +138,9 @@ statements! {
     /// While receiving, notifying or publishing, which the caller names.
     REGRESS = update!(
         "?5",
-        "received = ?4, synced = min(synced, ?4), epoch = epoch + 1, state = 'receiving', intent = NULL, retry_at = NULL"
+        "received = ?4, synced = min(synced, ?4), epoch = epoch + 1, state = 'receiving', intent = NULL, retry_at = NULL, \
+         copy = iif(?4 < received, 0, copy), reply_url = iif(?4 < received, NULL, reply_url), \
+         reply_length = iif(?4 < received, NULL, reply_length)"
     );
     NOTIFY = update!(
         "'receiving'",
