@@ -324,6 +324,7 @@ impl<'a> Fetch<'a> {
 
     async fn wait(&mut self, failure: Failure, asked: Option<Duration>) -> Result<(), Error> {
         self.moved = None;
+        self.redirects = 0;
         let Some(pause) = self.patience.failure(asked, self.begun.elapsed()) else {
             let after = self.patience.without_progress(self.begun.elapsed());
             return Err(Error::GaveUp { after, last: failure });

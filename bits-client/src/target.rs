@@ -78,16 +78,20 @@ impl FileTarget {
     }
 
     fn put(&self, size: u64) -> io::Result<()> {
+        let length = self.file.metadata()?.len();
+        if length < size {
+            return Err(io::Error::other(format!("it has {length} bytes and should have {size}")));
+        }
+        if length > size {
+            // What an earlier run left was of something longer.
+            self.file.set_len(size)?;
+        }
+        self.file.sync_all()?;
         if is_same(&self.file, &self.path) {
             // An earlier call came as far as this.
             let _ = std::fs::remove_file(&self.part);
             return Ok(());
         }
-        let length = self.file.metadata()?.len();
-        if length != size {
-            return Err(io::Error::other(format!("it has {length} bytes and should have {size}")));
-        }
-        self.file.sync_all()?;
         match std::fs::hard_link(&self.part, &self.path) {
             Ok(()) => std::fs::remove_file(&self.part)?,
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Err(error),
@@ -144,6 +148,20 @@ mod tests {
             assert_eq!(std::fs::read(folder.path().join("file")).unwrap(), b"abcdef");
             assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
         }
+    }
+
+    #[tokio::test]
+    async fn nothing_is_left_of_something_longer() {
+        let folder = tempfile::tempdir().unwrap();
+        let target = open(&folder).await;
+        target.write(0, Bytes::from_static(b"abcdef")).await.unwrap();
+        target.write(0, Bytes::from_static(b"uvw")).await.unwrap();
+        target.finish(3).await.unwrap();
+        assert_eq!(std::fs::read(folder.path().join("file")).unwrap(), b"uvw");
+        // The session was lost after its reply had come, and the next one has a shorter reply.
+        target.write(0, Bytes::from_static(b"xy")).await.unwrap();
+        target.finish(2).await.unwrap();
+        assert_eq!(std::fs::read(folder.path().join("file")).unwrap(), b"xy");
     }
 
     #[tokio::test]
