@@ -85,7 +85,11 @@ pub(crate) async fn run(mut held: Held, retry_for: Duration) -> Result<Exit, Pro
         held.entry.job = Work::Download(job.clone());
     }
     Ok(match result {
-        Some(Ok(())) => finish(held, &job, from, begun.elapsed())?,
+        Some(Ok(())) => {
+            // One that had come before the job was resumed has left the file for its bytes unused.
+            let _ = FileTarget::discard(&held.entry.file, &held.entry.id).await;
+            finish(held, &job, from, begun.elapsed())?
+        }
         Some(Err(error)) => stop(held, &job, &error).await,
         None => keep(held, "interrupted"),
     })

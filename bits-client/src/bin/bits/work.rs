@@ -271,7 +271,11 @@ async fn finish(held: Held, job: &Job, uploaded: &Uploaded, from: u64, time: Dur
     let rate = HumanBytes(show::rate(sent, time));
     println!("uploaded {} to {} ({}, {rate}/s)", file.display(), job.shown_url(), HumanBytes(job.source.size));
     match (&uploaded.reply_url, reply) {
-        (Some(_), Some(reply)) => println!("the server's reply: {}", reply.display()),
+        (Some(_), Some(reply)) => {
+            println!("the server's reply: {}", reply.display());
+            // One that came before the job was resumed has left the file for its bytes unused.
+            discard(&held).await?;
+        }
         (Some(url), None) => println!("the server's reply: {url}"),
         (None, Some(_)) => {
             println!("the server has no reply");
