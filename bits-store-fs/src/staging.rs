@@ -258,14 +258,27 @@ impl Staged {
     }
 
     /// Starts over with a new file where all of it is in doubt: neither its bytes nor its entry
-    /// have ever failed to be synced.
+    /// have ever failed to be synced. One that was moved away is somebody else's by now.
     fn renew_doubtful(&mut self, disk: &Disk, place: &Place, upload: &Upload) -> Result<bool, StoreError> {
-        let renew = self.doubt().is_some() && upload.received == 0;
+        let renew = upload.received == 0 && (self.doubt().is_some() || self.is_moved(disk, place)?);
         if renew {
             self.remove(disk, place)?;
             self.progress = Progress::default();
         }
         Ok(renew)
+    }
+
+    /// Whether the open file is not the one that the upload's name leads to.
+    fn is_moved(&self, disk: &Disk, place: &Place) -> Result<bool, StoreError> {
+        let Some(file) = &self.file else { return Ok(false) };
+        let wrong = |errno| failed(format!("cannot look at {}", place.show(&disk.root)), errno);
+        let there = match disk.root.folder(&place.folder) {
+            Ok(folder) => look(folder, &place.name).map_err(wrong)?,
+            Err(Errno::NOENT) => None,
+            Err(errno) => return Err(wrong(errno)),
+        };
+        let own = fstat(file).map_err(wrong)?;
+        Ok(there.is_none_or(|there| (there.st_dev, there.st_ino) != (own.st_dev, own.st_ino)))
     }
 
     /// Opens the file, which must hold all that the row says.

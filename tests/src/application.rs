@@ -4,6 +4,7 @@ use std::{
     fs,
     io::{self, BufRead, BufReader, Read, Write},
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    path::PathBuf,
     sync::{Arc, Mutex},
     thread,
     time::Duration,
@@ -25,8 +26,8 @@ pub enum Behaviour {
     Leave(Vec<u8>, Vec<(&'static str, String)>),
     /// Changes the first byte of the file that it was given, then goes on with the other.
     Spoil(Box<Behaviour>),
-    /// Takes the file that it was given away, then goes on with the other.
-    Take(Box<Behaviour>),
+    /// Moves the file that it was given to this place, then goes on with the other.
+    Take(PathBuf, Box<Behaviour>),
     /// Waits before it goes on with the other.
     Slow(Duration, Box<Behaviour>),
     /// Closes the connection as soon as it is there.
@@ -165,8 +166,8 @@ impl Shared {
                     fs::OpenOptions::new().write(true).open(name)?.write_all(b"!")?;
                     behaviour = *then;
                 }
-                Behaviour::Take(then) => {
-                    fs::remove_file(seen.header("BITS-Request-DataFile-Name").unwrap_or_default())?;
+                Behaviour::Take(place, then) => {
+                    fs::rename(seen.header("BITS-Request-DataFile-Name").unwrap_or_default(), place)?;
                     behaviour = *then;
                 }
                 _ => break,

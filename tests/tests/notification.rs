@@ -369,8 +369,10 @@ fn uploads_are_scanned_before_they_are_published() {
 /// A scanner that puts what it refuses into quarantine is asked once, and the client is not sent back.
 #[test]
 fn what_is_refused_may_be_taken_away() {
-    let application = Application::start(Behaviour::Take(Box::new(Behaviour::status(403))));
+    let application = Application::start(Behaviour::status(403));
     let server = start(&application, "by-reference", "");
+    let quarantine = server.data_dir().join("quarantine");
+    application.set(Behaviour::Take(quarantine.clone(), Box::new(Behaviour::status(403))));
     let mut raw = server.raw();
     let (session, refused) = upload(&mut raw, b"evil");
     assert_application(&refused, 403, 0x8019_0193);
@@ -378,7 +380,26 @@ fn what_is_refused_may_be_taken_away() {
         assert_application(&send(&mut raw, &session, b"evil"), 403, 0x8019_0193);
     }
     assert_eq!(application.seen().len(), 1);
+    assert_eq!(fs::read(quarantine).unwrap(), b"evil");
     assert_ok(&raw.cancel(FILE, &session), 200);
+    assert_staging_empty(&server.files());
+}
+
+/// An application that took the file and died before it could say so has its file for itself.
+#[test]
+fn an_upload_that_was_taken_away_comes_again() {
+    let application = Application::start(Behaviour::status(200));
+    let server = start(&application, "by-reference", "");
+    let taken = server.data_dir().join("taken");
+    application.set(Behaviour::Take(taken.clone(), Box::new(Behaviour::CloseUnanswered)));
+    let mut raw = server.raw();
+    let (session, last) = upload(&mut raw, b"content");
+    assert_next(&last, 0);
+    application.set(Behaviour::header(COPY, ""));
+    assert_next(&send(&mut raw, &session, b"CONTENT"), 7);
+    assert_eq!(server.file("upload/a/file.bin").unwrap(), b"CONTENT");
+    assert_eq!(fs::read(taken).unwrap(), b"content", "the application's own file was written to");
+    assert_ok(&raw.close(FILE, &session), 200);
     assert_staging_empty(&server.files());
 }
 
