@@ -164,9 +164,12 @@ fn engine(config: &Config, stores: &stores::Stores, wake: Wake) -> Result<Engine
         .map(|directory| Directory { public_url: public_url.clone(), ..directory.directory(stores::STORAGE) });
     let directories = directories.collect();
     let directories = Directories::new(directories).map_err(|error| Failure::Usage(error.to_string()))?;
-    Engine::builder(stores.sessions(), directories)
-        .storage(stores::STORAGE, stores.uploads())
-        .notifier(Arc::new(HttpNotifier::new().map_err(Failure::Failed)?))
+    let mut builder = Engine::builder(stores.sessions(), directories).storage(stores::STORAGE, stores.uploads());
+    // It wants certificate authorities, which not every machine has.
+    if config.directories.iter().any(|directory| directory.notification_type.0.is_some()) {
+        builder = builder.notifier(Arc::new(HttpNotifier::new().map_err(Failure::Failed)?));
+    }
+    builder
         .limits(Limits {
             idle_timeout: config.limits.idle_timeout,
             minimum_rate: config.limits.minimum_rate.map(|rate| rate.0),

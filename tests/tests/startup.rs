@@ -225,3 +225,10 @@ fn a_value_that_is_wrong_and_a_file_that_is_missing() {
     let mut server = Server::prepare(ServerOptions::new().config("not toml at all\n"));
     assert_says(&fails(&mut server, 2), &["bits.toml:1"]);
 }
+
+/// A container may have no certificate authorities; who notifies nobody needs none.
+#[test]
+fn a_machine_without_authorities_takes_uploads() {
+    let server = Server::start(ServerOptions::new().env("SSL_CERT_FILE", "/dev/null"));
+    Upload::new(server.address(), "/upload/file.bin", 1, FRAGMENT as usize).run(FRAGMENT).unwrap();
+}
