@@ -346,7 +346,9 @@ fn https_takes_certificates_of_known_authorities_only() {
     wait_until("the certificate is refused", || server.log().contains("UnknownIssuer"));
     assert_eq!(receiver.requests().len(), 0);
 
-    let authorities = server.folder().join("authorities.pem");
+    // Not where the configuration stands, which the server may read anyway.
+    let elsewhere = tempfile::tempdir().unwrap();
+    let authorities = elsewhere.path().join("authorities.pem");
     fs::write(&authorities, identity.cert.pem()).unwrap();
     let options = ServerOptions::new().config(&config).env("SSL_CERT_FILE", authorities.to_str().unwrap());
     server.restart_with(options);

@@ -50,6 +50,7 @@ impl Allowed {
         SYSTEM.iter().for_each(|path| allowed.read(Path::new(path)));
         SINKS.iter().for_each(|path| allowed.write(Path::new(path)));
         allowed.read_file(Path::new("/etc/resolv.conf"));
+        allowed.authorities();
         allowed.write(&config.data_dir);
         let StorageUrl::File(root) = &config.storage.url;
         allowed.write(root);
@@ -97,6 +98,16 @@ impl Allowed {
     /// What may be read and not written.
     pub fn only_read(&self) -> &BTreeSet<PathBuf> {
         &self.read
+    }
+
+    /// What the environment names instead of the system's certificate authorities.
+    fn authorities(&mut self) {
+        if let Some(file) = std::env::var_os("SSL_CERT_FILE") {
+            self.read_file(Path::new(&file));
+        }
+        if let Some(folders) = std::env::var_os("SSL_CERT_DIR") {
+            std::env::split_paths(&folders).for_each(|folder| self.read(&folder));
+        }
     }
 
     /// What the library for Kerberos and NTLM reads: its configuration, which may include what SSSD
