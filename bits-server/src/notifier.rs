@@ -162,9 +162,9 @@ mod tests {
             tokio::time::sleep(pause).await;
             Ok(Bytes::from_static(b"b"))
         });
-        let body = stream::iter([Ok(Bytes::from_static(b"a"))]).chain(late);
+        let body: bits_core::ByteStream = Box::pin(stream::iter([Ok(Bytes::from_static(b"a"))]).chain(late));
         let timeout = Duration::from_secs(3);
-        let notice = Notice { url, headers: http::HeaderMap::new(), body: Some((2, Box::pin(body))), timeout };
+        let notice = Notice { url, headers: http::HeaderMap::new(), body: Some((2, body)), timeout };
         let answer = HttpNotifier::new().unwrap().send(notice).await;
         assert_eq!(answer.map(|answer| answer.status), Ok(http::StatusCode::OK));
         application.join().unwrap();
