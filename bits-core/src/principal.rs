@@ -27,6 +27,7 @@ impl Principal {
             _ if name.len() > MAXIMUM_NAME => Err(InvalidPrincipal::Long),
             _ if name.contains(char::is_control) => Err(InvalidPrincipal::Control),
             _ if name.trim() != name => Err(InvalidPrincipal::Space),
+            _ if name.contains(poses_as_ascii) => Err(InvalidPrincipal::Pose),
             _ if name.eq_ignore_ascii_case(ANONYMOUS) => Err(InvalidPrincipal::Anonymous),
             _ => Ok(Self::named(name)),
         }
@@ -69,6 +70,12 @@ impl fmt::Display for Principal {
     }
 }
 
+/// Such as the Kelvin sign, which is a `k` in lowercase: no two names that somebody else keeps apart
+/// may be one.
+fn poses_as_ascii(character: char) -> bool {
+    !character.is_ascii() && character.to_lowercase().any(|lower| lower.is_ascii())
+}
+
 /// How the anonymous principal is shown; nobody else can have this name.
 const ANONYMOUS: &str = "anonymous";
 
@@ -88,6 +95,9 @@ pub enum InvalidPrincipal {
     /// Space around it.
     #[error("the name has space around it")]
     Space,
+    /// A character beyond ASCII that is ASCII in lowercase.
+    #[error("the name holds a character that is another one, of ASCII, in lowercase")]
+    Pose,
     /// `anonymous`, which is everyone who is not logged in.
     #[error("\"anonymous\" is everyone who is not logged in")]
     Anonymous,
@@ -129,6 +139,8 @@ mod tests {
             ("jo\0", Err(InvalidPrincipal::Control)),
             (" jo", Err(InvalidPrincipal::Space)),
             ("jo\u{a0}", Err(InvalidPrincipal::Space)),
+            ("\u{212a}im@x", Err(InvalidPrincipal::Pose)),
+            ("\u{130}da", Err(InvalidPrincipal::Pose)),
             ("Anonymous", Err(InvalidPrincipal::Anonymous)),
         ] {
             let parsed = Principal::parse(name);

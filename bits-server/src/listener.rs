@@ -9,7 +9,7 @@ use tokio::{
 use tokio_util::task::TaskTracker;
 
 use crate::{
-    addresses::Addresses,
+    addresses::{Addresses, Entered},
     connection::{self, ConnectionLimits},
     forwarded::TrustedProxies,
     metrics::{self, Lasting, RefusedConnection},
@@ -114,15 +114,17 @@ fn admit(stream: TcpStream, socket: SocketAddr, manner: &Arc<Manner>, shared: &S
     if room.is_none() {
         Refused::Full.note(&Peer::plain(socket));
     }
-    let Some(room) = room.map(Room::Served).or_else(|| shared.rooms.refusing()) else { return };
+    let room = room.map(|open| Room::Served { open, address: None });
+    let Some(room) = room.or_else(|| shared.rooms.refusing()) else { return };
     let (manner, shared) = (manner.clone(), shared.clone());
     let connections = shared.connections.clone();
     connections.spawn(async move {
         let _counted = Lasting::connection();
-        let peer = Peer { plain_passwords: manner.plain_passwords, ..Peer::plain(socket) };
-        let opening = open(stream, peer.clone(), &manner, &shared.proxies);
-        match tokio::time::timeout(shared.limits.header_timeout, opening).await {
-            Ok(Ok((transport, peer))) => serve(transport, peer, room, shared).await,
+        let mut peer = Peer { plain_passwords: manner.plain_passwords, ..Peer::plain(socket) };
+        let opening = open(stream, &mut peer, room, &manner, &shared);
+        let opened = tokio::time::timeout(shared.limits.header_timeout, opening).await;
+        match opened {
+            Ok(Ok((transport, room))) => serve(transport, peer, room, shared).await,
             Ok(Err(refused)) => refused.note(&peer),
             Err(_) => Refused::Slow.note(&peer),
         }
@@ -132,7 +134,7 @@ fn admit(stream: TcpStream, socket: SocketAddr, manner: &Arc<Manner>, shared: &S
 /// What a connection may take.
 enum Room {
     /// It is served.
-    Served(OwnedSemaphorePermit),
+    Served { open: OwnedSemaphorePermit, address: Option<Entered> },
     /// It is told that there is no room.
     Refused(OwnedSemaphorePermit),
 }
@@ -141,26 +143,35 @@ impl Rooms {
     fn refusing(&self) -> Option<Room> {
         self.refused.clone().try_acquire_owned().ok().map(Room::Refused)
     }
+
+    /// The room of a connection once it is known whose it is, before a handshake: otherwise silent
+    /// handshakes of one address could take the room of all.
+    fn of_client(&self, room: Room, peer: &Peer) -> Result<Room, Refused> {
+        // Behind a trusted proxy stand many.
+        let open = match room {
+            Room::Served { open, .. } if !peer.trusted_proxy => open,
+            room => return Ok(room),
+        };
+        if let Some(entered) = self.addresses.enter(peer.address) {
+            return Ok(Room::Served { open, address: Some(entered) });
+        }
+        drop(open);
+        let refusing = self.refusing().ok_or(Refused::AddressFull)?;
+        Refused::AddressFull.note(peer);
+        Ok(refusing)
+    }
 }
 
 async fn serve(transport: Transport, peer: Peer, room: Room, shared: Shared) {
     let address = peer.address;
-    let Shared { service, limits, rooms, stopping, .. } = shared;
-    // Behind a trusted proxy stand many.
-    let entered = if peer.trusted_proxy { Some(None) } else { rooms.addresses.enter(address).map(Some) };
-    let (_kept, ended) = match (room, entered) {
-        (Room::Served(room), Some(entered)) => {
+    let Shared { service, limits, stopping, .. } = shared;
+    let (_kept, ended) = match room {
+        Room::Served { open, address } => {
             let ended = connection::serve(transport, peer, service, limits, stopping).await;
-            drop(entered);
-            (room, ended)
+            drop(address);
+            (open, ended)
         }
-        (Room::Refused(room), _) => (room, connection::refuse(transport, limits).await),
-        (Room::Served(room), None) => {
-            drop(room);
-            Refused::AddressFull.note(&peer);
-            let Some(Room::Refused(room)) = rooms.refusing() else { return };
-            (room, connection::refuse(transport, limits).await)
-        }
+        Room::Refused(room) => (room, connection::refuse(transport, limits).await),
     };
     if let Err(error) = ended {
         tracing::debug!(%address, %error, "a connection ended early");
@@ -170,24 +181,26 @@ async fn serve(transport: Transport, peer: Peer, room: Room, shared: Shared) {
 /// Reads what comes before HTTP.
 async fn open(
     mut stream: TcpStream,
-    mut peer: Peer,
+    peer: &mut Peer,
+    room: Room,
     manner: &Manner,
-    proxies: &TrustedProxies,
-) -> Result<(Transport, Peer), Refused> {
-    peer.trusted_proxy = proxies.contains(peer.address);
+    shared: &Shared,
+) -> Result<(Transport, Room), Refused> {
+    peer.trusted_proxy = shared.proxies.contains(peer.address);
     if manner.proxy_protocol {
         let client = read_proxy_header(&mut stream).await.map_err(Refused::ProxyHeader)?;
         // The proxy passes on what the client writes: headers are the client's, not the proxy's.
-        peer.trusted_proxy = client.is_some_and(|client| proxies.contains(client));
+        peer.trusted_proxy = client.is_some_and(|client| shared.proxies.contains(client));
         peer.address = client.unwrap_or(peer.address);
     }
-    let Some(tls) = &manner.tls else { return Ok((Transport::Plain(stream), peer)) };
+    let room = shared.rooms.of_client(room, peer)?;
+    let Some(tls) = &manner.tls else { return Ok((Transport::Plain(stream), room)) };
     let _counted = Lasting::handshake();
     let stream = tls.acceptor().accept(stream).await.map_err(Refused::Handshake)?;
     let shown = stream.get_ref().1.peer_certificates().unwrap_or_default();
     peer.certificates = shown.iter().map(|certificate| certificate.to_vec()).collect();
     peer.secure = true;
-    Ok((Transport::Tls(Box::new(stream)), peer))
+    Ok((Transport::Tls(Box::new(stream)), room))
 }
 
 /// Why a connection is not served.

@@ -103,10 +103,12 @@ fn refusal_label(refusal: &Refusal) -> &'static str {
         Refusal::TooLarge => "upload_too_large",
         Refusal::FragmentTooLarge => "fragment_too_large",
         Refusal::DiskFull => "disk_full",
+        Refusal::OverQuota => "over_quota",
         Refusal::SessionLimit => "session_limit",
         Refusal::Unavailable => "unavailable",
         Refusal::StagedDataVanished => "staged_data_vanished",
         Refusal::Internal => "internal",
+        refusal if refusal.is_application() => "application",
         _ => "other",
     }
 }

@@ -459,6 +459,7 @@ fn unfinished_bytes_are_counted_for_each_user() {
     let second = session_of(&mut raw, "jo", "/upload/b");
     let small = fragment("jo", "/upload/b", &second, b"hello", 5);
     assert_error(&raw.ask(&small), 500, DISK_FULL);
+    assert_eq!(server.metric("bits_packets_refused_total{reason=\"over_quota\"}"), 1.0);
     let log = server.log();
     let refused = log.lines().find(|line| line.contains("unfinished_bytes_per_user")).expect("the log says it");
     for part in [" INFO ", "user=\"jo", "limit=1024", "used=1020", "upload=5", &second] {

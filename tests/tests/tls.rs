@@ -96,6 +96,21 @@ fn an_idle_connection_is_ended_properly() {
     assert!(!ended.to_string().contains("close_notify"), "{ended}");
 }
 
+/// A connection counts for its address before its handshake: silent ones cannot take everybody's room.
+#[test]
+fn a_handshake_under_way_takes_room_of_its_address() {
+    let authority = Authority::new("authority");
+    let options = ServerOptions::new().config(&format!("[limits]\nconnections_per_address = 1\n{LISTENER}"));
+    let server = serve(&authority, options, &[]);
+    let silent = server.raw_listener();
+    wait_until("its handshake has begun", || server.metric("bits_tls_handshakes") == 1.0);
+    let refused = ping(&server, &authority.client()).unwrap();
+    assert_ack(&refused, 503, Some(0x8007_04D5));
+    assert_eq!(server.metric("bits_connections_refused_total{reason=\"connections_per_address\"}"), 1.0);
+    drop(silent);
+    wait_until("there is room again", || ping(&server, &authority.client()).is_ok_and(|answer| answer.status == 200));
+}
+
 #[test]
 fn older_versions_are_refused() {
     let authority = Authority::new("authority");

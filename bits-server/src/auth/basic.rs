@@ -15,10 +15,13 @@ use super::{
     Attempt, Tally, Verdict, header,
     reread::{Table, Users},
 };
-use crate::peer::Peer;
+use crate::{peer::Peer, quiet::Quiet};
 
 /// How long a request waits for its turn at hashing.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Whoever is not let in can send as many as they like.
+static PLAIN: Quiet = Quiet::new();
 
 /// Hashing takes a core and megabytes of memory: as many at once as there are cores.
 static HASHING: LazyLock<Arc<Semaphore>> = LazyLock::new(|| {
@@ -44,7 +47,9 @@ impl Basic {
     pub(super) async fn examine(&self, attempt: &Attempt<'_>) -> Verdict {
         let Some(token) = header::token(attempt.head, "Basic") else { return Verdict::Absent };
         if !attempt.peer.may_send_passwords() {
-            tracing::warn!("a password came in plain HTTP; it is not looked at");
+            if let Some(left_out) = PLAIN.pass() {
+                tracing::warn!(left_out, "a password came in plain HTTP; it is not looked at");
+            }
             return Verdict::Absent;
         }
         let Some((name, password)) = header::basic(token) else { return Verdict::Wrong(None) };

@@ -205,6 +205,7 @@ mod tests {
         check_names(vec![mail("jo@a@b")], None);
         check_names(vec![mail("jo")], None);
         check_names(vec![user("")], None);
+        check_names(vec![user("\u{212a}im@corp.example")], None);
         check_names(vec![host("*.corp.example")], None);
         check_names(vec![host("jo@corp.example")], None);
         // The best kind decides, also where it is of no use.

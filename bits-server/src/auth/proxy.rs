@@ -60,7 +60,7 @@ mod tests {
         assert_eq!(user(&["Jo@Corp"], true).as_deref(), Some("jo@corp"));
         assert_eq!(user(&["jörg"], true).as_deref(), Some("jörg"));
         assert_eq!(user(&["Jo@Corp"], false), None);
-        for users in [&[][..], &[""], &["jo", "ann"], &["anonymous"], &["jo\tx"]] {
+        for users in [&[][..], &[""], &["jo", "ann"], &["anonymous"], &["jo\tx"], &["\u{212a}im"]] {
             assert_eq!(user(users, true), None, "{users:?}");
         }
     }

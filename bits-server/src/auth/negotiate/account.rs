@@ -62,17 +62,7 @@ impl Realms {
 }
 
 fn named(user: &str, realm: &str) -> Result<Principal, String> {
-    if user.chars().chain(realm.chars()).any(is_unfit) {
-        return Err(format!("{user:?} of {realm:?} is no name for a user"));
-    }
     Principal::in_realm(user, realm).map_err(|wrong| format!("{user:?} of {realm:?}: {wrong}"))
-}
-
-/// Such as the Kelvin sign, which is a `k` in lowercase: principals are lowercase, and no two
-/// accounts may be one.
-fn is_unfit(character: char) -> bool {
-    let poses = !character.is_ascii() && character.to_lowercase().any(|lower| lower.is_ascii());
-    poses || character.is_control()
 }
 
 /// A principal's name and realm. A `@` of the name itself is written `\@` (RFC 1964, 2.1.1).
