@@ -126,6 +126,8 @@ impl Body {
         if self.awaits && !self.begun {
             return;
         }
+        // At the pace of the bytes that are kept it could not end in time.
+        self.pace = None;
         let drop_all = async {
             let mut dropped = 0;
             while dropped <= limit
@@ -366,5 +368,19 @@ mod tests {
             later.cancel();
         });
         assert_eq!(part.next().await, Some(Err(BodyError::Cut)));
+    }
+
+    /// Else a client that sent too much never learns to send less.
+    #[tokio::test(start_paused = true)]
+    async fn what_is_dropped_is_not_held_back() {
+        let (feed, body) = fed();
+        let mut body = body.paced(Some(Arc::new(Bandwidth::new(1))));
+        for _ in 0..5 {
+            feed.send(Ok(Bytes::from(vec![0; 1000]))).expect("the body is there");
+        }
+        drop(feed);
+        body.drain(LEAST_DRAIN, &CancellationToken::new()).await;
+        assert_eq!(body.next().await, None);
+        assert!(body.ended, "bytes were left");
     }
 }

@@ -143,6 +143,10 @@ impl Inner {
     /// Makes room for the upload and fixes its size; none when somebody else moved the session.
     pub(crate) async fn begin(&self, call: &Call, session: &Session, total: u64) -> Result<Option<Session>, Refusal> {
         let upload = Upload { total, ..Upload::of(session, Vec::new()) };
+        // What can never fit takes no room from others, not even for a moment.
+        if let Some(excess) = call.quota().excess(total, 0, 0) {
+            return Err(self.over_quota(session, &upload, excess).await);
+        }
         if let Err(error) = self.storage(&session.storage)?.reserve(&upload).await {
             self.name(session).await;
             return Err(call.store_refusal(&error));
