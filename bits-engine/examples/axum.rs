@@ -60,7 +60,7 @@ async fn upload(
             .unwrap_or_default();
     }
     let chunks = body.into_data_stream().map(|chunk| chunk.map_err(|_| BodyError::Disconnected));
-    let caller = Caller { principal: Principal::ANONYMOUS, address: Some(address.ip()) };
+    let caller = Caller { principal: Principal::ANONYMOUS, address: Some(address.ip()), secure: false };
     match engine.handle(&head, caller, Body::new(chunks)).await {
         Some(ack) => ack.into_response().map(|()| AxumBody::empty()),
         None => Response::builder().status(408).body(AxumBody::empty()).unwrap_or_default(),

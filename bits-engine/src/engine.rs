@@ -30,6 +30,8 @@ pub struct Caller {
     pub principal: Principal,
     /// For logs; never for decisions.
     pub address: Option<IpAddr>,
+    /// Whether the request came by HTTPS: what server applications are told of its URL.
+    pub secure: bool,
 }
 
 /// Bounds in time.
@@ -292,7 +294,7 @@ impl Call {
         let form = Form::of(head).ok_or(Refusal::Malformed("the method is not BITS_POST"))?;
         let packet = Packet::parse(head, form)?;
         let Route { directory, below, destination } = route;
-        let url = seen_url(head, directory);
+        let url = seen_url(head, caller.secure, directory);
         Ok(Self { url, packet, form, caller: caller.clone(), directory: directory.clone(), below, destination })
     }
 
@@ -416,7 +418,7 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
 
 /// The URL of a request: what stands in it is what the client sees, unless the directory knows
 /// better.
-fn seen_url(head: &Parts, directory: &Directory) -> String {
+fn seen_url(head: &Parts, secure: bool, directory: &Directory) -> String {
     let uri = &head.uri;
     let path = uri.path_and_query().map_or(uri.path(), |path| path.as_str());
     if let Some(public) = &directory.public_url {
@@ -425,7 +427,8 @@ fn seen_url(head: &Parts, directory: &Directory) -> String {
     let sent = head.headers.get(http::header::HOST).and_then(|host| host.to_str().ok());
     let host = uri.authority().cloned().or_else(|| sent?.parse::<Authority>().ok());
     let host = host.as_ref().map_or("localhost", Authority::as_str);
-    format!("{}://{host}{path}", uri.scheme_str().unwrap_or("http"))
+    let scheme = if secure { "https" } else { uri.scheme_str().unwrap_or("http") };
+    format!("{scheme}://{host}{path}")
 }
 
 fn today() -> String {

@@ -81,7 +81,7 @@ impl Rig {
     }
 
     async fn send_as(&self, principal: Principal, packet: Packet<'_>, body: Body) -> Option<Ack> {
-        self.engine.handle(&packet.head(), Caller { principal, address: None }, body).await
+        self.engine.handle(&packet.head(), Caller { principal, address: None, secure: false }, body).await
     }
 
     async fn row(&self, id: SessionId) -> Session {
@@ -414,7 +414,7 @@ async fn a_malformed_fragment_names_its_session_too() {
     let id = rig.create("/upload/f").await;
     let mut head = Packet::new("/upload/f", "Fragment").session(id).range(0, 5, 10).overridden().head();
     head.headers.insert("Content-Range", "bytes 5-0/10".parse().unwrap());
-    let caller = Caller { principal: Principal::ANONYMOUS, address: None };
+    let caller = Caller { principal: Principal::ANONYMOUS, address: None, secure: false };
     let ack = rig.engine.handle(&head, caller, bytes(b"hello")).await.unwrap();
     assert_eq!((ack.status().as_u16(), code(&ack)), (400, Some(Hresult::E_INVALIDARG)));
     let close = Packet::new("/upload/f", "Close-Session").session(id).overridden();
@@ -549,7 +549,7 @@ async fn disabled_directories_lose_their_sessions() {
     );
     assert_eq!(engine.cancel_disabled().await.unwrap(), 1);
     assert_eq!(rig.uploads.staged(), Vec::<String>::new());
-    let caller = Caller { principal: Principal::ANONYMOUS, address: None };
+    let caller = Caller { principal: Principal::ANONYMOUS, address: None, secure: false };
     let ack = engine.handle(&Packet::new("/upload/f", "Ping").head(), caller, nothing()).await.unwrap();
     assert_eq!((ack.status().as_u16(), code(&ack)), (501, Some(Hresult::E_ACCESSDENIED)));
 }
@@ -755,7 +755,7 @@ async fn the_last_ack_comes_again_after_a_change_of_rules_only_once_all_is_durab
     assert_eq!(rig.fragment("/upload/f", id, 0, b"hello", 5).await.status(), 403);
     assert_eq!(rig.row(id).await.synced, 0);
     let engine = rig.again(|directory| directory.publish = PublishAt::CloseSession, |_| {});
-    let caller = Caller { principal: Principal::ANONYMOUS, address: None };
+    let caller = Caller { principal: Principal::ANONYMOUS, address: None, secure: false };
     let again = Packet::new("/upload/f", "Fragment").session(id).range(0, 5, 5);
     for _ in 0..2 {
         let ack = engine.handle(&again.head(), caller.clone(), bytes(b"hello")).await.unwrap();

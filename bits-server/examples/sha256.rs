@@ -1,7 +1,9 @@
 //! A server application: answers every upload with its SHA-256. The directory that uploads go to
-//! says `notification_type = "by-value"` and `notification_url = "http://127.0.0.1:9000/"`.
+//! says `notification_type = "by-value"` and `notification_url = "http://127.0.0.1:9000/"`. Another
+//! address is its argument.
 
 use std::{
+    env,
     io::{self, BufRead, BufReader, Read, Write},
     net::{TcpListener, TcpStream},
     thread,
@@ -10,7 +12,10 @@ use std::{
 use sha2::{Digest, Sha256};
 
 fn main() -> io::Result<()> {
-    for stream in TcpListener::bind("127.0.0.1:9000")?.incoming() {
+    let address = env::args().nth(1).unwrap_or_else(|| "127.0.0.1:9000".to_owned());
+    let listener = TcpListener::bind(address)?;
+    println!("listening on {}", listener.local_addr()?);
+    for stream in listener.incoming() {
         let stream = stream?;
         thread::spawn(move || answer(stream));
     }

@@ -53,7 +53,7 @@ impl Service {
     }
 
     async fn answer_known(&self, head: &Parts, body: Body, peer: &Peer, proof: Proof) -> Option<Response<AnswerBody>> {
-        let caller = Caller { principal: proof.principal.clone(), address: Some(peer.address) };
+        let caller = Caller { principal: proof.principal.clone(), address: Some(peer.address), secure: peer.secure };
         let mut response = match Form::of(head) {
             Some(_) => self.packet(head, caller, body).await?.map(Either::Left),
             None if matches!(head.method, Method::GET | Method::HEAD) => self.download(head, &caller).await,

@@ -10,6 +10,10 @@ use std::{
     time::Duration,
 };
 
+use rustls::{ServerConnection, StreamOwned};
+
+use crate::Identity;
+
 /// Longer than any test waits.
 const HANG: Duration = Duration::from_secs(60);
 /// Bodies up to this size are kept for the test.
@@ -99,14 +103,27 @@ struct Shared {
 impl Application {
     /// Listens on a port of its own.
     pub fn start(behaviour: Behaviour) -> Self {
+        Self::start_on(behaviour, |stream, shared| shared.serve(stream))
+    }
+
+    /// The same over TLS, as `identity`.
+    pub fn start_tls(behaviour: Behaviour, identity: &Identity) -> Self {
+        let tls = Arc::new(identity.server_config());
+        Self::start_on(behaviour, move |stream, shared| {
+            let connection = ServerConnection::new(tls.clone()).unwrap();
+            shared.serve(StreamOwned::new(connection, stream));
+        })
+    }
+
+    fn start_on(behaviour: Behaviour, serve: impl Fn(TcpStream, &Shared) + Clone + Send + 'static) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let address = listener.local_addr().unwrap();
         let shared = Arc::new(Shared { behaviour: Mutex::new(behaviour), seen: Mutex::default() });
         let serving = shared.clone();
         thread::spawn(move || {
             for stream in listener.incoming().flatten() {
-                let shared = serving.clone();
-                thread::spawn(move || shared.serve(stream));
+                let (shared, serve) = (serving.clone(), serve.clone());
+                thread::spawn(move || serve(stream, &shared));
             }
         });
         Self { address, shared }
@@ -117,7 +134,12 @@ impl Application {
         *self.shared.behaviour.lock().unwrap() = behaviour;
     }
 
-    /// Its URL.
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Its URL, where it speaks no TLS.
     pub fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.address)
     }
@@ -136,16 +158,16 @@ impl Application {
 
 impl Shared {
     /// A server that closes early is what some tests are about.
-    fn serve(&self, stream: TcpStream) {
+    fn serve(&self, stream: impl Read + Write) {
         let _ = self.answer(stream);
     }
 
-    fn answer(&self, mut stream: TcpStream) -> io::Result<()> {
+    fn answer(&self, stream: impl Read + Write) -> io::Result<()> {
         let mut behaviour = self.behaviour.lock().unwrap().clone();
         if matches!(behaviour, Behaviour::CloseAtOnce) {
             return Ok(());
         }
-        let mut reader = BufReader::new(stream.try_clone()?);
+        let mut reader = BufReader::new(stream);
         let mut seen = read_head(&mut reader)?;
         let length = seen.header("Content-Length").and_then(|text| text.parse().ok()).unwrap_or(0);
         if matches!(behaviour, Behaviour::HangTaking) {
@@ -173,11 +195,12 @@ impl Shared {
                 _ => break,
             }
         }
-        respond(&mut stream, &behaviour, &seen)
+        respond(reader.get_mut(), &behaviour, &seen)?;
+        reader.get_mut().flush()
     }
 }
 
-fn respond(stream: &mut TcpStream, behaviour: &Behaviour, seen: &Notification) -> io::Result<()> {
+fn respond(stream: &mut impl Write, behaviour: &Behaviour, seen: &Notification) -> io::Result<()> {
     match behaviour {
         Behaviour::Answer(status, headers, body) => {
             head(stream, *status, headers, body.len() as u64)?;
@@ -206,7 +229,7 @@ fn respond(stream: &mut TcpStream, behaviour: &Behaviour, seen: &Notification) -
     }
 }
 
-fn head(stream: &mut TcpStream, status: u16, headers: &[(&'static str, String)], length: u64) -> io::Result<()> {
+fn head(stream: &mut impl Write, status: u16, headers: &[(&'static str, String)], length: u64) -> io::Result<()> {
     let mut head = format!("HTTP/1.1 {status} Whatever\r\nConnection: close\r\n");
     for (name, value) in headers {
         head += &format!("{name}: {value}\r\n");

@@ -7,7 +7,7 @@ use rcgen::{
     KeyUsagePurpose, RevokedCertParams, SerialNumber, date_time_ymd,
 };
 use rustls::{
-    ClientConfig, RootCertStore, SupportedProtocolVersion,
+    ClientConfig, RootCertStore, ServerConfig, SupportedProtocolVersion,
     pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer},
 };
 
@@ -93,6 +93,17 @@ impl Authority {
 }
 
 impl Identity {
+    /// A server that shows it.
+    pub(crate) fn server_config(&self) -> ServerConfig {
+        let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(self.key.clone()));
+        ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![self.certificate.clone()], key)
+            .unwrap()
+    }
+
     /// Writes `cert.pem` and `key.pem`.
     pub fn write(&self, folder: &Path) {
         fs::write(folder.join("cert.pem"), &self.pem).unwrap();

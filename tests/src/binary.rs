@@ -21,6 +21,14 @@ pub fn client_binary() -> &'static Path {
     BINARY.get_or_init(|| env::var_os("BITS_BIN").map_or_else(|| build("bits-client", &[], "bits"), PathBuf::from))
 }
 
+/// The example application that answers uploads with their SHA-256: `BITS_SHA256_BIN`, or one
+/// built likewise.
+pub fn application_binary() -> &'static Path {
+    static BINARY: OnceLock<PathBuf> = OnceLock::new();
+    let build = || build("bits-server", &["--all-features", "--example", "sha256"], "examples/sha256");
+    BINARY.get_or_init(|| env::var_os("BITS_SHA256_BIN").map_or_else(build, PathBuf::from))
+}
+
 /// Cargo's own lock makes other test processes wait for the same build.
 fn build(package: &str, options: &[&str], program: &str) -> PathBuf {
     let profile = profile_folder();

@@ -5,7 +5,7 @@
 use std::{fs, path::Path, time::Duration};
 
 use tests::{
-    Application, Behaviour, Form, Packet, Raw, Response, Server, ServerOptions, assert_next, assert_ok,
+    Application, Authority, Behaviour, Form, Packet, Raw, Response, Server, ServerOptions, assert_next, assert_ok,
     assert_staging_empty, pattern, wait_until,
 };
 
@@ -462,6 +462,34 @@ fn replies_of_any_size() {
     let peak: u64 = peak.trim().trim_end_matches(" kB").trim().parse().unwrap();
     assert!(peak < 200 << 10, "the server took {peak} KiB");
     assert_staging_empty(&server.files());
+}
+
+/// A listener with TLS says so to the application, which may speak TLS too.
+#[test]
+fn an_application_behind_https_is_told() {
+    let authority = Authority::new("authority");
+    let application = Application::start_tls(Behaviour::reply(b"safely"), &authority.issue(2, "application"));
+    let listener = "[[listeners]]\naddress = \"$LISTENER\"\ncertificate = \"cert.pem\"\nkey = \"key.pem\"\n";
+    let directory = "url_path = \"/upload\"\nnotification_type = \"by-value\"\nnotification_url";
+    let url = format!("https://{}/app", application.address());
+    let options = ServerOptions::new().config(&format!("{listener}[[directories]]\n{directory} = \"{url}\"\n"));
+    let mut server = Server::prepare(options.clone());
+    authority.issue(1, "server").write(server.folder());
+    let authorities = server.folder().join("authorities.pem");
+    fs::write(&authorities, authority.pem()).unwrap();
+    let trusting = options.clone().env("SSL_CERT_FILE", authorities.to_str().unwrap());
+    for (options, expected) in [(options, 502), (trusting, 200)] {
+        server.options = options;
+        server.launch();
+        let mut raw = server.raw_listener().tls(&authority.client()).unwrap();
+        let (_, last) = upload(&mut raw, b"content");
+        assert_eq!(last.status, expected, "{last:?}");
+        server.kill();
+    }
+    let seen = application.seen();
+    assert_eq!((seen.len(), seen[0].line.as_str()), (1, "POST /app HTTP/1.1"));
+    let original = format!("https://localhost{FILE}");
+    assert_eq!(seen[0].header("BITS-Original-Request-URL"), Some(original.as_str()));
 }
 
 /// The query of Create-Session makes the notification's URL; what would be too long is refused

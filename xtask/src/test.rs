@@ -26,7 +26,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let in_ci = env::var("CI").is_ok_and(|value| value == "true");
     packages::require(packages::TESTS, options.install || in_ci)?;
     let python = python::require(options.install || in_ci)?;
-    shell::run(cargo(["build", "--bins", "--tests"]).args(WORKSPACE))?;
+    shell::run(cargo(["build", "--bins", "--tests", "--examples"]).args(WORKSPACE))?;
     let built = shell::target_dir().join("debug");
     shell::run(
         cargo(["test"])
@@ -34,6 +34,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             .args(&options.arguments)
             .env("BITS_SERVER_BIN", built.join("bits-server"))
             .env("BITS_BIN", built.join("bits"))
+            .env("BITS_SHA256_BIN", built.join("examples/sha256"))
             .env("BITS_PYTHON", python),
     )
 }

@@ -1,0 +1,185 @@
+//! `bits upload-reply` against the real server and an application that is a process of its own.
+#![allow(clippy::unwrap_used, reason = "a test ends where something unforeseen happens")]
+
+use std::{
+    fs::{self, File},
+    io::{BufRead, BufReader, Read},
+    path::PathBuf,
+    process::{Child, Command, Output, Stdio},
+};
+
+use tempfile::TempDir;
+use tests::{
+    Application, Behaviour, Form, Packet, Raw, Response, Server, ServerOptions, application_binary, assert_next,
+    assert_ok, assert_staging_empty, client_binary, pattern, wait_until,
+};
+
+/// Apache's example; the password is `myPassword`.
+const HASH: &str = "$2y$05$c4WoMPo3SXsafkva.HHa6uXQZWr7oboPiC2bT/r7q1BB8I2s0BRqC";
+const PASSWORD: &str = "myPassword";
+const FILE: &str = "/upload/file.bin";
+
+/// The example application, killed when dropped.
+struct Program {
+    child: Child,
+    address: String,
+}
+
+impl Program {
+    fn start() -> Self {
+        let mut child = Command::new(application_binary()).arg("127.0.0.1:0").stdout(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let address = line.trim().rsplit(' ').next().unwrap().to_owned();
+        Self { child, address }
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A terminal: a folder with a file to upload, and jobs of its own.
+struct Terminal {
+    folder: TempDir,
+}
+
+impl Terminal {
+    fn new(content: &[u8]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("source"), content).unwrap();
+        Self { folder }
+    }
+
+    fn reply(&self) -> PathBuf {
+        self.folder.path().join("reply")
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(client_binary());
+        command.current_dir(self.folder.path()).args(arguments).env("BITS_JOBS_DIR", self.folder.path().join("jobs"));
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        command
+    }
+
+    fn upload_reply(&self, server: &Server) -> Command {
+        self.command(&["upload-reply", "source", &server.url(FILE), "-o", "reply"])
+    }
+
+    /// Whether a job says how far its reply has come.
+    fn knows_of_a_part(&self) -> bool {
+        let Ok(jobs) = fs::read_dir(self.folder.path().join("jobs")) else { return false };
+        let texts = jobs.flatten().filter_map(|job| fs::read_to_string(job.path()).ok());
+        // The upload itself is told of by such a line too.
+        let received = |line: &str| line.trim().strip_prefix("\"received\": ")?.trim_end_matches(',').parse().ok();
+        texts.into_iter().any(|text| text.lines().filter_map(received).any(|count: u64| count > 1 << 20))
+    }
+
+    /// What has come of the reply, under whatever name.
+    fn fetched(&self) -> u64 {
+        let entries = fs::read_dir(self.folder.path()).unwrap().flatten();
+        let files = entries.filter(|entry| entry.file_name() != "source").flat_map(|entry| entry.metadata());
+        files.filter(|metadata| metadata.is_file()).map(|metadata| metadata.len()).sum()
+    }
+}
+
+#[track_caller]
+fn assert_done(output: &Output) {
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn the_reply_of_another_process_comes_back() {
+    let program = Program::start();
+    let lines = format!("notification_type = \"by-value\"\nnotification_url = \"http://{}/\"", program.address);
+    let server = Server::start(ServerOptions::directory(&lines));
+    let terminal = Terminal::new(&pattern(5, 3_000_000));
+    assert_done(&terminal.upload_reply(&server).output().unwrap());
+    let expected = Command::new("sha256sum").arg(terminal.folder.path().join("source")).output().unwrap().stdout;
+    let expected = String::from_utf8(expected).unwrap();
+    let reply = fs::read_to_string(terminal.reply()).unwrap();
+    assert_eq!(reply.trim_end(), expected.split(' ').next().unwrap());
+    assert_staging_empty(&server.files());
+}
+
+#[test]
+fn short_replies_and_none() {
+    let application = Application::start(Behaviour::Zeros(0));
+    let server = Server::start(ServerOptions::directory(&application.lines("by-value", "")));
+    for length in [0_usize, 1] {
+        application.set(Behaviour::Zeros(length as u64));
+        let terminal = Terminal::new(b"content");
+        assert_done(&terminal.upload_reply(&server).output().unwrap());
+        assert_eq!(fs::read(terminal.reply()).ok(), (length > 0).then(|| vec![0; length]));
+        assert_eq!(terminal.fetched(), length as u64, "nothing else is left");
+    }
+    assert_staging_empty(&server.files());
+}
+
+#[test]
+fn a_client_that_is_killed_goes_on_with_its_reply() {
+    const LENGTH: u64 = 1 << 30;
+    let application = Application::start(Behaviour::Zeros(LENGTH));
+    let options = ServerOptions::directory(&application.lines("by-value", "")).env("RUST_LOG", "bits_server=debug");
+    let server = Server::start(options);
+    let terminal = Terminal::new(b"content");
+    let mut client = terminal.upload_reply(&server).spawn().unwrap();
+    wait_until("the job knows of a part of the reply", || terminal.knows_of_a_part());
+    client.kill().unwrap();
+    client.wait().unwrap();
+    assert!(!terminal.reply().exists(), "a part of a reply stands under its name");
+    assert_done(&terminal.command(&["resume"]).output().unwrap());
+    let mut reply = File::open(terminal.reply()).unwrap();
+    assert_eq!(reply.metadata().unwrap().len(), LENGTH);
+    let mut chunk = vec![0; 1 << 20];
+    loop {
+        let count = reply.read(&mut chunk).unwrap();
+        assert!(chunk[..count].iter().all(|byte| *byte == 0));
+        if count == 0 {
+            break;
+        }
+    }
+    assert!(server.log().contains("status=206"), "it began anew");
+    assert_eq!(application.seen().len(), 1);
+    assert_staging_empty(&server.files());
+}
+
+/// Whoever else asks hears what is said of a reply that is not there.
+#[test]
+fn a_reply_is_for_who_uploaded_alone() {
+    let application = Application::start(Behaviour::reply(b"for jo"));
+    let basic = application.lines("by-value", "authentication = [\"basic\"]\nhtpasswd = \"users\"");
+    let mut server = Server::prepare(ServerOptions::directory(&basic));
+    fs::write(server.folder().join("users"), format!("jo:{HASH}\neve:{HASH}\n")).unwrap();
+    server.launch();
+    let mut raw = server.raw();
+    let by_jo = |packet: Packet| packet.from("jo", PASSWORD);
+    let created = raw.ask(&by_jo(Packet::create(Form::Native, FILE)));
+    assert_ok(&created, 200);
+    let session = created.header("BITS-Session-Id").unwrap().to_owned();
+    let last = raw.ask(&by_jo(Packet::fragment(Form::Native, FILE, &session, 0, b"content", 7)));
+    assert_next(&last, 7);
+    let path = format!("/upload/{}", last.header("BITS-Reply-URL").unwrap());
+    let absent = path.replace(&session, "{7DF0354D-249B-430F-820D-3D2A9BEF4931}");
+    assert_ne!(path, absent);
+    let none = get(&mut raw, &absent, Some("eve"));
+    assert_eq!(none.status, 404);
+    assert_eq!(get(&mut raw, &path, Some("eve")).timeless(), none.timeless());
+    assert_eq!(get(&mut raw, &path, None).status, 401);
+    let whole = get(&mut raw, &path, Some("jo"));
+    assert_eq!((whole.status, whole.body.as_slice()), (200, &b"for jo"[..]));
+    assert_ok(&raw.ask(&by_jo(Packet::close(Form::Native, FILE, &session))), 200);
+    assert_eq!(get(&mut raw, &path, Some("jo")).timeless(), none.timeless());
+    assert_staging_empty(&server.files());
+}
+
+fn get(raw: &mut Raw, path: &str, user: Option<&str>) -> Response {
+    let login = user.map(|user| Packet::ping(Form::Native, path).from(user, PASSWORD));
+    let proof = login.map(|packet| String::from_utf8(packet.header("Authorization").unwrap().to_vec()).unwrap());
+    let proof = proof.map(|proof| format!("Authorization: {proof}\r\n")).unwrap_or_default();
+    raw.send(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n{proof}\r\n").as_bytes());
+    raw.receive()
+}
