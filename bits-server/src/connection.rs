@@ -27,7 +27,7 @@ const PARK_AFTER: Duration = Duration::from_millis(100);
 /// Largest head of a request, in bytes; Kerberos tickets are long.
 const MAXIMUM_HEAD: usize = 64 * 1024;
 /// Most bytes that hyper holds of a connection, and so most that one write takes to the disk.
-const READ_BUFFER: usize = 128 * 1024;
+const READ_BUFFER: usize = 96 * 1024;
 /// The same for a few connections: fewer and longer writes cost a fifth less, but memory too.
 const LARGE_READ_BUFFER: usize = 512 * 1024;
 /// Who may have a large one now.
