@@ -46,6 +46,9 @@ pub struct ConnectionLimits {
     /// How long a connection may be silent between two requests, and how long it may take nothing
     /// of an answer.
     pub idle_timeout: Duration,
+    /// Whether a few connections may read much at once. Where bodies share a bandwidth they take
+    /// turns of one read each, which are fair only if they are alike.
+    pub large_reads: bool,
 }
 
 /// Serves a connection until it ends, or until the server stops and its last request is answered.
@@ -138,8 +141,8 @@ async fn serve_busy(
         }
     });
     let socket = Socket::new(stream, read_ahead, activity.clone(), limits.idle_timeout);
-    let large = LARGE_READ_BUFFERS.try_acquire();
-    let read_buffer = if large.is_ok() { LARGE_READ_BUFFER } else { READ_BUFFER };
+    let large = limits.large_reads.then(|| LARGE_READ_BUFFERS.try_acquire().ok()).flatten();
+    let read_buffer = if large.is_some() { LARGE_READ_BUFFER } else { READ_BUFFER };
     let mut connection = Again::new(builder(limits, read_buffer).serve_connection(TokioIo::new(socket), answer));
     let mut watched = stopping.clone();
     let mut told = false;

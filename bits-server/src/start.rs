@@ -191,6 +191,7 @@ fn options(config: &Config) -> ServeOptions {
             connections_per_address: config.limits.connections_per_address,
             header_timeout: config.limits.header_timeout,
             idle_timeout: config.limits.idle_timeout,
+            large_reads: config.limits.bandwidth.is_none(),
         },
         shutdown_grace: config.shutdown_grace,
         cleanup_interval: config

@@ -75,8 +75,7 @@ fn all_uploads_share_the_bandwidth_and_none_is_idle_meanwhile() {
     let first = ended.iter().map(|(time, _)| *time).min().unwrap();
     assert!(start.elapsed() >= Duration::from_millis(3500), "2 MiB at 512 KiB/s took {:?}", start.elapsed());
     assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
-    // Alone it would have taken 2 s; a turn is as long as what one read brought.
-    assert!(first > Duration::from_millis(2200), "the other starved: {first:?}");
+    assert!(first > Duration::from_millis(2500), "the other starved: {first:?}");
     for (number, (_, data)) in ended.iter().enumerate() {
         assert_eq!(server.file(&format!("upload/{number}")).as_ref(), Some(data));
     }
