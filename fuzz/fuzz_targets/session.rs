@@ -122,6 +122,7 @@ fn publish(session: &Session, directory: &Directory, now: Timestamp) -> Option<A
     let next = match session.state {
         State::ReceiveFragments if session.awaits_application(directory) => Transition::Notify { id: id(1) },
         State::ReceiveFragments => Transition::Intend(PublishIntent("intent".to_owned())),
+        State::Notify if session.copy => Transition::Intend(PublishIntent("intent".to_owned())),
         State::Notify => Transition::Delivered { reply: None, copy: true },
         State::Publish => Transition::Published,
         State::WaitForClose => panic!("it is complete: {session:?}"),
@@ -236,7 +237,10 @@ fn check_state(session: &Session) {
         assert!(session.is_received() && session.synced == session.received, "{session:?}");
     }
     if session.state == State::Notify {
-        assert!(session.notification.is_some() && session.refused.is_none() && !session.copy, "{session:?}");
+        assert!(session.notification.is_some() && session.refused.is_none(), "{session:?}");
+    }
+    if session.copy {
+        assert!(session.notification.is_some() && session.is_received(), "{session:?}");
     }
 }
 
