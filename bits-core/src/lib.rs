@@ -45,7 +45,7 @@ pub use refusal::{Hresult, Refusal};
 pub use session::{
     After, CloseDecision, FragmentDecision, Illegal, NewSession, PublishIntent, Session, State, Tombstone, Transition,
 };
-pub use session_store::{Census, Commit, Filter, Found, SessionStore, SessionStoreError};
+pub use session_store::{Census, Commit, Filter, Found, SessionStore, SessionStoreError, Tally};
 pub use time::Timestamp;
 pub use upload_store::{
     BodyError, BodyStream, Destination, Piece, Precondition, SharedFiles, Stopped, StoreError, StoreErrorKind, Upload,

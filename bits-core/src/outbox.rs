@@ -41,6 +41,15 @@ pub trait Outbox: Send + Sync + 'static {
     /// How many deliveries to a subscriber are pending, of one session or of all.
     async fn pending(&self, subscriber: &str, session: Option<SessionId>) -> Result<u64, SessionStoreError>;
 
+    /// At most `limit` events that are pending for a subscriber, of one session or of all, the
+    /// newest first: for one who keeps them to look at, and claims none.
+    async fn recent(
+        &self,
+        subscriber: &str,
+        session: Option<SessionId>,
+        limit: u32,
+    ) -> Result<Vec<OutboxEvent>, SessionStoreError>;
+
     /// Drops at most `at_once` of a subscriber's events that are older or more than `keep` allows,
     /// oldest first; claimed ones stay. What is dropped is told as one [`Gap`], which takes in
     /// those that were not delivered yet. Returns how many events were dropped.

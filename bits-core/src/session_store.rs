@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use crate::{Excess, NewSession, Piece, Principal, Session, SessionId, Timestamp, Tombstone, Transition};
+use crate::{Excess, NewSession, Piece, Principal, Session, SessionId, State, Timestamp, Tombstone, Transition};
 
 /// Keeps sessions. The row alone says how far an upload has come; clocks are the store's own.
 ///
@@ -39,11 +39,15 @@ pub trait SessionStore: Send + Sync + 'static {
     /// Forgets replaced pieces: their bytes are deleted.
     async fn forget_pieces(&self, id: SessionId, pieces: &[Piece]) -> Result<(), SessionStoreError>;
 
-    /// Live sessions, oldest first.
+    /// Live sessions, oldest first unless the filter says otherwise.
     async fn list(&self, filter: &Filter) -> Result<Vec<Session>, SessionStoreError>;
 
     /// How many live sessions there are, and how many of them have expired.
     async fn census(&self) -> Result<Census, SessionStoreError>;
+
+    /// Counts of live sessions by state, and of those that made no progress for at least as long
+    /// as each of `idle`. States without sessions may be left out.
+    async fn tally(&self, idle: [Duration; 3]) -> Result<Vec<Tally>, SessionStoreError>;
 
     /// At most `limit` live sessions that have expired by the store's clock.
     async fn expired(&self, limit: u32) -> Result<Vec<Session>, SessionStoreError>;
@@ -105,6 +109,10 @@ pub struct Filter {
     pub path_prefix: Option<String>,
     /// Of the directory with this `url_path`, whatever its ASCII case.
     pub directory: Option<String>,
+    /// In this state.
+    pub state: Option<State>,
+    /// Newest first instead of oldest first.
+    pub newest_first: bool,
     /// After this session in the order of the listing, for the next page.
     pub after: Option<(Timestamp, SessionId)>,
     /// At most as many.
@@ -118,6 +126,17 @@ pub struct Census {
     pub live: u64,
     /// Those that have expired and were not swept yet.
     pub expired: u64,
+}
+
+/// Counts of live sessions in one state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tally {
+    /// The state.
+    pub state: State,
+    /// How many sessions are in it.
+    pub sessions: u64,
+    /// How many of them made no progress for as long as was asked for, in that order.
+    pub idle: [u64; 3],
 }
 
 /// Why a session store failed.

@@ -1,7 +1,7 @@
 //! Opening a session, and ending it: Close-Session and Cancel-Session (sections 3.2.5.2.7 and
 //! 3.2.5.2.8).
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use bits_core::{
     Ack, CloseDecision, Commit, Ending, Found, Refusal, Session, SessionEventKind, SessionId, State, Tombstone,
@@ -9,12 +9,48 @@ use bits_core::{
 };
 
 use crate::{
-    engine::{Call, Inner, chain, row_refusal},
+    engine::{Call, Engine, Inner, chain, row_refusal},
     faults::fault,
     fragment::ATTEMPTS,
     publish::Outcome,
+    rescue::{Panicked, Rescued},
     turns::Turn,
 };
+
+/// How long an operator who cancels waits for a job that is under way.
+const OPERATOR_WAIT: Duration = Duration::from_secs(30);
+
+/// Why a session was not cancelled.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CancelError {
+    /// There is no such session.
+    #[error("there is no such session")]
+    NotFound,
+    /// It was over before.
+    #[error("the session is over already: {}", .0.as_str())]
+    Over(Ending),
+    /// A store failed, or a job is under way that does not end.
+    #[error("{0}")]
+    Refused(Refusal),
+}
+
+impl Engine {
+    /// Ends a session at an operator's word, whoever it belongs to, and deletes what is staged for
+    /// it. A request that writes to it is cut off; one on another server commits nothing any more.
+    /// An upload that is complete stays: [`Tombstone::published`] tells. A job under way is waited
+    /// for, 30 s at most.
+    ///
+    /// Dropping the future loses nothing: what it started goes on.
+    pub async fn cancel(&self, id: SessionId) -> Result<Tombstone, CancelError> {
+        let inner = self.inner.clone();
+        let cancelling = async move { inner.cancel_by_operator(id).await };
+        let cancelled = Rescued::new(&self.inner.tasks, cancelling).await;
+        cancelled.unwrap_or_else(|Panicked| {
+            tracing::error!("a cancellation failed: this is a bug");
+            Err(CancelError::Refused(Refusal::Internal))
+        })
+    }
+}
 
 /// What a packet finds under its session id.
 pub(crate) enum Opened {
@@ -92,24 +128,52 @@ impl Inner {
                 Ok(None) => return self.ended(call, id).await.unwrap_or_else(|refusal| refused(refusal, id)),
                 Err(refusal) => return refused(refusal, id),
             };
-            let step = if session.state.is_job() {
-                turn.end();
-                match self.publish(id, false, self.patience(&call.directory)).await {
-                    Outcome::Complete { .. } | Outcome::Regressed { .. } => Ok(false),
-                    Outcome::Refused(refusal) if refusal.is_ours() => Err(refusal),
-                    // Denied for good: ends it as it stands, if it was not set back to receiving.
-                    Outcome::Refused(_) => self.end(&session, Ending::Cancelled).await,
-                }
-            } else {
-                self.end(&session, Ending::Cancelled).await
-            };
-            match step {
+            match self.cancel_step(&session, &mut turn, self.patience(&call.directory)).await {
                 Ok(true) => return Ack::ended(id),
                 Ok(false) => {}
                 Err(refusal) => return refused(refusal, id),
             }
         }
         refused(Refusal::Unavailable, id)
+    }
+
+    /// Cancels a session at an operator's word.
+    async fn cancel_by_operator(self: &Arc<Self>, id: SessionId) -> Result<Tombstone, CancelError> {
+        let mut turn = None;
+        for _ in 0..ATTEMPTS {
+            let found = self.sessions.load(id).await.map_err(|error| CancelError::Refused(row_refusal(&error)))?;
+            let session = match (found, turn.is_some()) {
+                (None, _) => return Err(CancelError::NotFound),
+                (Some(Found::Ended(tombstone)), true) => return Ok(tombstone),
+                (Some(Found::Ended(tombstone)), false) => return Err(CancelError::Over(tombstone.ending)),
+                (Some(Found::Live(session)), _) => session,
+            };
+            let Some(turn) = &mut turn else {
+                turn = Some(self.turns.take(id, &self.stop).await);
+                continue;
+            };
+            self.cancel_step(&session, turn, OPERATOR_WAIT).await.map_err(CancelError::Refused)?;
+        }
+        Err(CancelError::Refused(Refusal::Unavailable))
+    }
+
+    /// One step to the end of a session; whether it is over. A job under way is waited for.
+    async fn cancel_step(
+        self: &Arc<Self>,
+        session: &Session,
+        turn: &mut Turn,
+        patience: Duration,
+    ) -> Result<bool, Refusal> {
+        if session.state.is_job() {
+            turn.end();
+            match self.publish(session.id, false, patience).await {
+                Outcome::Complete { .. } | Outcome::Regressed { .. } => return Ok(false),
+                Outcome::Refused(refusal) if refusal.is_ours() => return Err(refusal),
+                // Denied for good: ends it as it stands, if it was not set back to receiving.
+                Outcome::Refused(_) => {}
+            }
+        }
+        self.end(session, Ending::Cancelled).await
     }
 
     /// Ends a session and deletes what is staged for it; false when somebody else moved it.

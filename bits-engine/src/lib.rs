@@ -25,6 +25,7 @@ mod turns;
 
 pub use body::{Body, Fate};
 pub use directories::{Directories, DuplicateUrlPath};
+pub use end::CancelError;
 pub use engine::{Caller, Engine, EngineBuilder, Incomplete, Limits};
 pub use maintain::Sweep;
 pub use notify::{Answer, Notice, Notifier, NotifyError};

@@ -17,7 +17,7 @@ use bits_core::{
     SessionEventKind, SessionId, SessionStore, StorageKey, StoreErrorKind, Transition,
     conformance::{ManualClock, MemorySessions, MemoryUploads, PublishFault},
 };
-use bits_engine::{Body, Caller, Directories, Engine};
+use bits_engine::{Body, Caller, CancelError, Directories, Engine};
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use hooked::Hooked;
@@ -625,6 +625,42 @@ async fn cleaning_up_after_a_session_cuts_its_request_off() {
     assert_eq!(code(&ack), Some(Hresult::BG_E_SESSION_NOT_FOUND));
     assert_eq!(rig.uploads.staged(), Vec::<String>::new());
     drop(feed);
+}
+
+#[tokio::test]
+async fn an_operator_cancels_an_upload_under_way() {
+    let rig = Arc::new(Rig::new());
+    let id = rig.create("/upload/f").await;
+    let (feed, request) = under_way(&rig, id, b"hello", (0, 11, 11)).await;
+    let tombstone = rig.engine.cancel(id).await.unwrap();
+    assert_eq!((tombstone.id, tombstone.ending, tombstone.published), (id, Ending::Cancelled, None));
+    assert_eq!(request.await.unwrap(), None, "its request was cut off");
+    assert_eq!(rig.uploads.staged(), Vec::<String>::new());
+    let ack = rig.fragment("/upload/f", id, 0, b"hello world", 11).await;
+    assert_eq!(code(&ack), Some(Hresult::BG_E_SESSION_NOT_FOUND));
+    assert_eq!(rig.engine.cancel(id).await, Err(CancelError::Over(Ending::Cancelled)));
+    let unknown = SessionId::new(uuid::Uuid::nil());
+    assert_eq!(rig.engine.cancel(unknown).await, Err(CancelError::NotFound));
+    drop(feed);
+}
+
+#[tokio::test]
+async fn an_operator_who_cancels_takes_no_complete_upload_away() {
+    let rig = Rig::new();
+    let id = rig.create("/upload/f").await;
+    assert_eq!(rig.fragment("/upload/f", id, 0, b"hello", 5).await.next_offset(), Some(5));
+    assert_eq!(rig.engine.cancel(id).await.unwrap().published, Some(5));
+    assert_eq!(rig.stored("f").unwrap(), "hello");
+}
+
+#[tokio::test]
+async fn an_operator_cancels_what_cannot_be_published() {
+    let rig = Rig::new();
+    let id = rig.create("/upload/f").await;
+    rig.hooks.deny_publish.store(true, Ordering::SeqCst);
+    assert_eq!(rig.fragment("/upload/f", id, 0, b"hello", 5).await.status(), 403);
+    assert_eq!(rig.engine.cancel(id).await.unwrap().published, None);
+    assert_eq!(rig.uploads.staged(), Vec::<String>::new());
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use std::{fmt, time::Duration};
 
 use bits_core::{
     Ending, Found, Hresult, NewSession, Piece, Principal, PublishIntent, Reply, Session, SessionId, SessionStoreError,
-    State, StorageKey, Timestamp, Tombstone, VirtualPath,
+    State, StorageKey, Tally, Timestamp, Tombstone, VirtualPath,
 };
 use uuid::Uuid;
 
@@ -96,6 +96,21 @@ pub(crate) fn piece(columns: &impl Columns) -> Result<Piece, SessionStoreError> 
     let (start, stop) = (row.unsigned("start")?, row.unsigned("stop")?);
     let len = stop.checked_sub(start).ok_or_else(|| row.corrupt("stop", "lies before the start"))?;
     Ok(Piece { start, len, id: row.text("id")? })
+}
+
+pub(crate) fn tally(columns: &impl Columns) -> Result<Tally, SessionStoreError> {
+    let corrupt = |column: &str| SessionStoreError::Corrupt(format!("the tally of sessions: {column} makes no sense"));
+    let count = |column| {
+        let count = columns.integer(column).ok().flatten().and_then(|count| u64::try_from(count).ok());
+        count.ok_or_else(|| corrupt(column))
+    };
+    let name = columns.text("state").map_err(SessionStoreError::Corrupt)?;
+    let state = State::ALL.into_iter().find(|state| name.as_deref() == Some(state.as_str()));
+    Ok(Tally {
+        state: state.ok_or_else(|| corrupt("state"))?,
+        sessions: count("sessions")?,
+        idle: [count("idle_1")?, count("idle_2")?, count("idle_3")?],
+    })
 }
 
 /// The id in a column.

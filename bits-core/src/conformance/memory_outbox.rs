@@ -155,6 +155,20 @@ impl Outbox for MemorySessions {
         Ok(self.outbox().of(subscriber).filter(of).count() as u64)
     }
 
+    async fn recent(
+        &self,
+        subscriber: &str,
+        session: Option<SessionId>,
+        limit: u32,
+    ) -> Result<Vec<OutboxEvent>, SessionStoreError> {
+        let outbox = self.outbox();
+        let events = outbox.of(subscriber).filter_map(Entry::event);
+        let mut found: Vec<_> = events.filter(|it| session.is_none_or(|id| id == it.session)).cloned().collect();
+        found.reverse();
+        found.truncate(limit as usize);
+        Ok(found)
+    }
+
     async fn trim(&self, subscriber: &str, keep: Keep, at_once: u32) -> Result<u64, SessionStoreError> {
         Ok(self.outbox().trim(subscriber, keep, at_once, self.clock().now()))
     }

@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -10,7 +11,8 @@ use async_trait::async_trait;
 use super::memory_outbox::Queue;
 use crate::{
     After, Census, Commit, Excess, Filter, Found, NewSession, OutboxEvent, Piece, Principal, Session, SessionId,
-    SessionStore, SessionStoreError, State, Subscriber, Timestamp, Tombstone, Transition, conformance::ManualClock,
+    SessionStore, SessionStoreError, State, Subscriber, Tally, Timestamp, Tombstone, Transition,
+    conformance::ManualClock,
 };
 
 /// A [`SessionStore`] that forgets everything with the process.
@@ -149,6 +151,9 @@ impl SessionStore for MemorySessions {
         let now = self.clock.now();
         let mut sessions = self.select(u32::MAX, |row| row.live().filter(|it| matches(filter, it, now)).cloned());
         sessions.sort_by_key(|session| (session.created_at, session.id));
+        if filter.newest_first {
+            sessions.reverse();
+        }
         sessions.truncate(filter.limit as usize);
         Ok(sessions)
     }
@@ -159,6 +164,17 @@ impl SessionStore for MemorySessions {
         let live = || rows.values().filter_map(Row::live);
         let expired = live().filter(|session| session.expires_at() <= now).count();
         Ok(Census { live: live().count() as u64, expired: expired as u64 })
+    }
+
+    async fn tally(&self, idle: [Duration; 3]) -> Result<Vec<Tally>, SessionStoreError> {
+        let now = self.clock.now();
+        let rows = self.rows();
+        let tally = |state| {
+            let sessions: Vec<_> = rows.values().filter_map(Row::live).filter(|it| it.state == state).collect();
+            let idle = idle.map(|idle| sessions.iter().filter(|it| it.progressed_at + idle <= now).count() as u64);
+            Tally { state, sessions: sessions.len() as u64, idle }
+        };
+        Ok(State::ALL.map(tally).to_vec())
     }
 
     async fn expired(&self, limit: u32) -> Result<Vec<Session>, SessionStoreError> {
@@ -293,5 +309,9 @@ fn matches(filter: &Filter, session: &Session, now: Timestamp) -> bool {
         && filter.principal.as_ref().is_none_or(|principal| *principal == session.principal)
         && filter.path_prefix.as_ref().is_none_or(|prefix| session.destination.as_str().starts_with(prefix.as_str()))
         && filter.directory.as_ref().is_none_or(|directory| directory.eq_ignore_ascii_case(&session.directory))
-        && filter.after.is_none_or(|after| (session.created_at, session.id) > after)
+        && filter.state.is_none_or(|state| state == session.state)
+        && filter.after.is_none_or(|after| match filter.newest_first {
+            true => (session.created_at, session.id) < after,
+            false => (session.created_at, session.id) > after,
+        })
 }

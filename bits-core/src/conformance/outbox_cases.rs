@@ -379,6 +379,27 @@ pub(super) async fn others_are_forgotten(probe: impl OutboxProbe) {
     assert_eq!(store.pending(ALL, None).await.unwrap(), 0);
 }
 
+/// What is pending can be looked at, newest first, and stays.
+pub(super) async fn recent_events_are_read(probe: impl OutboxProbe) {
+    let store = probe.store();
+    assert_eq!(store.recent(ALL, None, 10).await.unwrap(), []);
+    let first = completed(store).await;
+    probe.pass(MOMENT).await;
+    let second = reach(store, Stage::Fresh).await;
+    let recent = store.recent(ALL, None, 10).await.unwrap();
+    let told: Vec<_> = recent.iter().map(|event| (event.session, event.kind)).collect();
+    let (created, done) = (EventKind::SessionCreated, EventKind::UploadCompleted);
+    assert_eq!(told, [(second.id, created), (first.id, done), (first.id, created)]);
+    assert_eq!(store.recent(ALL, None, 2).await.unwrap(), recent[..2]);
+    assert_eq!(store.recent(ALL, Some(first.id), 10).await.unwrap(), recent[1..]);
+    assert_eq!(store.recent(SOME, None, 10).await.unwrap(), recent[1..2]);
+    assert_eq!(store.recent("nobody", None, 10).await.unwrap(), []);
+    assert_eq!(take(store, ALL).await.len(), 3);
+    completed(store).await;
+    store.trim(ALL, Keep { count: 1, ..EVERYTHING }, 10).await.unwrap();
+    assert_eq!(kinds(store.recent(ALL, None, 10).await.unwrap()), [done], "gaps are no events");
+}
+
 /// The largest and strangest values come back as they were.
 pub(super) async fn told_values_at_the_limits(probe: impl OutboxProbe) {
     let store = probe.store();

@@ -9,7 +9,7 @@ use super::rig::{fresh_id, new_session};
 use crate::{
     After, Census, Commit, ContentRange, Ending, Excess, Filter, Found, Hresult, NewSession, Piece, Principal,
     PublishIntent, Quota, QuotaOf, Reply, Session, SessionId, SessionStore, SessionStoreError, State, StorageKey,
-    Timestamp, Tombstone, Transition, VirtualPath,
+    Tally, Timestamp, Tombstone, Transition, VirtualPath,
 };
 
 /// A store under test.
@@ -686,6 +686,9 @@ pub(super) async fn lists_are_filtered(probe: impl SessionProbe) {
         (by_directory("/other"), vec![3, 4]),
         (by_directory("/OTHer"), vec![3, 4]),
         (by_directory("/oth"), vec![]),
+        (Filter { state: Some(State::ReceiveFragments), ..all() }, vec![0, 1, 2, 3, 4]),
+        (Filter { state: Some(State::WaitForClose), ..all() }, vec![]),
+        (Filter { state: Some(State::Publish), ..by_path("/upload") }, vec![]),
         (Filter { path_prefix: Some("/upload".to_owned()), ..by_principal("b@x") }, vec![2]),
         (Filter { directory: Some("/other".to_owned()), ..by_principal("b@x") }, vec![]),
     ] {
@@ -710,6 +713,31 @@ pub(super) async fn lists_are_filtered_by_idle_time(probe: impl SessionProbe) {
     assert_eq!(store.list(&idle(HOUR)).await.unwrap(), []);
 }
 
+/// Live sessions are counted by state and by the time without progress, and found by state.
+pub(super) async fn sessions_are_tallied(probe: impl SessionProbe) {
+    let store = probe.store();
+    let none = |tally: &Tally| tally.sessions == 0 && tally.idle == [0; 3];
+    assert!(store.tally([HOUR; 3]).await.unwrap().iter().all(none));
+    let mut sessions = Vec::new();
+    for stage in Stage::ALL {
+        sessions.push(reach(store, stage).await);
+    }
+    let over = reach(store, Stage::Partly).await;
+    ended(store.commit(&over, &Transition::End(Ending::Closed)).await);
+    probe.pass(MOMENT).await;
+    let tallies = store.tally([Duration::ZERO, Duration::from_millis(50), HOUR]).await.unwrap();
+    for state in State::ALL {
+        let expected = sessions.iter().filter(|session| session.state == state).count() as u64;
+        let found: Vec<_> = tallies.iter().filter(|tally| tally.state == state).collect();
+        let counted = found.iter().map(|tally| tally.sessions).sum::<u64>();
+        assert_eq!((found.len() < 2, counted), (true, expected), "{state:?}");
+        assert!(found.iter().all(|tally| tally.idle == [expected, expected, 0]), "{found:?}");
+        let listed = store.list(&Filter { state: Some(state), ..all() }).await.unwrap();
+        assert_eq!(listed.len() as u64, expected, "{state:?}");
+        assert!(listed.iter().all(|session| session.state == state));
+    }
+}
+
 /// Pages follow each other without gap or repetition, also among sessions of one moment.
 pub(super) async fn lists_come_in_pages(probe: impl SessionProbe) {
     let store = probe.store();
@@ -722,18 +750,19 @@ pub(super) async fn lists_come_in_pages(probe: impl SessionProbe) {
     let whole = store.list(&all()).await.unwrap();
     let keys: Vec<_> = whole.iter().map(|session| (session.created_at, session.id)).collect();
     assert!(keys.is_sorted(), "not oldest first: {keys:?}");
-    for limit in [1, 2, 3, 7, 8] {
+    let backwards: Vec<Session> = whole.iter().rev().cloned().collect();
+    for (limit, newest_first) in [(1, false), (2, false), (3, true), (7, true), (7, false), (8, true)] {
         let mut paged: Vec<Session> = Vec::new();
         loop {
             let after = paged.last().map(|session| (session.created_at, session.id));
-            let page = store.list(&Filter { after, limit, ..Filter::default() }).await.unwrap();
+            let page = store.list(&Filter { after, limit, newest_first, ..Filter::default() }).await.unwrap();
             if page.is_empty() {
                 break;
             }
             assert!(page.len() <= limit as usize);
             paged.extend(page);
         }
-        assert_eq!(paged, whole, "in pages of {limit}");
+        assert_eq!(&paged, if newest_first { &backwards } else { &whole }, "in pages of {limit}");
     }
 }
 

@@ -88,6 +88,7 @@ suite! {$
     unpublished_sessions_are_found
     lists_are_filtered
     lists_are_filtered_by_idle_time
+    sessions_are_tallied
     lists_come_in_pages
     values_at_the_limits
 }
@@ -163,5 +164,6 @@ suite! {$
     claimed_events_are_not_dropped
     gaps_are_joined
     others_are_forgotten
+    recent_events_are_read
     told_values_at_the_limits
 }

@@ -25,7 +25,7 @@ use std::{num::NonZeroU32, path::Path, time::Duration};
 use async_trait::async_trait;
 use bits_core::{
     Census, Commit, Filter, Found, NewSession, Piece, Session, SessionId, SessionStore, SessionStoreError, Subscriber,
-    Timestamp, Tombstone, Transition,
+    Tally, Timestamp, Tombstone, Transition,
 };
 use sqlx::{ConnectOptions, Connection};
 use tokio::sync::watch;
@@ -146,6 +146,10 @@ impl SessionStore for SqliteSessions {
 
     async fn census(&self) -> Result<Census, SessionStoreError> {
         self.reader.census().await
+    }
+
+    async fn tally(&self, idle: [Duration; 3]) -> Result<Vec<Tally>, SessionStoreError> {
+        self.reader.tally(idle).await
     }
 
     async fn expired(&self, limit: u32) -> Result<Vec<Session>, SessionStoreError> {

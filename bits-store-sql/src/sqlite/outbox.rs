@@ -71,6 +71,15 @@ impl Outbox for SqliteSessions {
         self.reader.pending(subscriber, session).await
     }
 
+    async fn recent(
+        &self,
+        subscriber: &str,
+        session: Option<SessionId>,
+        limit: u32,
+    ) -> Result<Vec<OutboxEvent>, SessionStoreError> {
+        self.reader.recent(subscriber, session, limit).await
+    }
+
     async fn trim(&self, subscriber: &str, keep: Keep, at_once: u32) -> Result<u64, SessionStoreError> {
         self.writer.commit(Trim { subscriber: subscriber.to_owned(), keep, at_once }).await
     }

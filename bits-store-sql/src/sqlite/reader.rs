@@ -2,7 +2,10 @@
 
 use std::{num::NonZeroU32, time::Duration};
 
-use bits_core::{Census, Filter, Found, Piece, Session, SessionId, SessionStoreError, Timestamp, Tombstone};
+use bits_core::{
+    Census, Content, Delivery, Filter, Found, OutboxEvent, Piece, Session, SessionId, SessionStoreError, State, Tally,
+    Timestamp, Tombstone,
+};
 use sqlx::{
     AssertSqlSafe, Sqlite, SqlitePool,
     query::Query,
@@ -72,6 +75,11 @@ impl Reader {
         Ok(Census { live: count("live")?, expired: count("expired")? })
     }
 
+    pub(super) async fn tally(&self, idle: [Duration; 3]) -> Result<Vec<Tally>, SessionStoreError> {
+        let [first, second, third] = idle.map(to_millis);
+        self.all(sqlx::query(statements::TALLY).bind(first).bind(second).bind(third), rows::tally).await
+    }
+
     pub(super) async fn expired(&self, limit: u32) -> Result<Vec<Session>, SessionStoreError> {
         self.all(limited(statements::EXPIRED, limit), rows::session).await
     }
@@ -97,6 +105,25 @@ impl Reader {
         };
         let count = statement.fetch_one(&self.pool).await.map_err(to_store_error)?;
         Ok(u64::try_from(count).unwrap_or(0))
+    }
+
+    pub(super) async fn recent(
+        &self,
+        subscriber: &str,
+        session: Option<SessionId>,
+        limit: u32,
+    ) -> Result<Vec<OutboxEvent>, SessionStoreError> {
+        let subscriber = subscriber.to_owned();
+        let statement = match session {
+            Some(id) => sqlx::query(statements::RECENT_OF).bind(subscriber).bind(blob(id)),
+            None => sqlx::query(statements::RECENT).bind(subscriber),
+        };
+        let deliveries = self.all(statement.bind(i64::from(limit)), rows::delivery).await?;
+        let event = |delivery: Delivery| match delivery.content {
+            Content::Event(event) => Some(event),
+            Content::Gap(_) => None,
+        };
+        Ok(deliveries.into_iter().filter_map(event).collect())
     }
 
     /// Who has something pending.
@@ -132,8 +159,11 @@ fn list(filter: &Filter) -> Statement {
         first_path: first_path.is_some(),
         end_of_paths: end_of_paths.is_some(),
         idle: filter.idle.is_some(),
+        state: filter.state.is_some(),
+        newest_first: filter.newest_first,
     };
-    let (created_at, id) = filter.after.map_or((i64::MIN, Vec::new()), |(at, id)| (at.as_millis(), blob(id)));
+    let start = if filter.newest_first { i64::MAX } else { i64::MIN };
+    let (created_at, id) = filter.after.map_or((start, Vec::new()), |(at, id)| (at.as_millis(), blob(id)));
     // Made of the constants of `statements::list` alone.
     sqlx::query(AssertSqlSafe(statements::list(by)))
         .bind(created_at)
@@ -143,6 +173,7 @@ fn list(filter: &Filter) -> Statement {
         .bind(first_path)
         .bind(end_of_paths)
         .bind(filter.idle.map(to_millis))
+        .bind(filter.state.map(State::as_str))
         .bind(i64::from(filter.limit))
 }
 

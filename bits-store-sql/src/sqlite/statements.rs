@@ -30,6 +30,13 @@ macro_rules! tombstone_columns {
     };
 }
 
+macro_rules! outbox_columns {
+    () => {
+        "number, attempt, kind, at, session, principal, address, directory, destination, storage, key, size, \
+         received, complete, reason, dropped, oldest_at, newest_at"
+    };
+}
+
 /// The session stands where the caller saw it, in this state.
 macro_rules! unmoved {
     ($state:literal) => {
@@ -230,6 +237,11 @@ statements! {
            (SELECT count(*) FROM session WHERE expires_at <= ", now!(), " AND progressed_at + timeout <= ", now!(), ") \
            AS expired"
     );
+    TALLY = concat!(
+        "SELECT state, count(*) AS sessions, sum(progressed_at <= clock.now - ?1) AS idle_1, \
+           sum(progressed_at <= clock.now - ?2) AS idle_2, sum(progressed_at <= clock.now - ?3) AS idle_3 \
+         FROM (SELECT ", now!(), " AS now) AS clock, session GROUP BY state"
+    );
     EXPIRED = concat!(
         "SELECT ", session_columns!(), " FROM session \
          WHERE expires_at <= ", now!(), " AND progressed_at + timeout <= ", now!(), " ORDER BY expires_at LIMIT ?1"
@@ -251,8 +263,7 @@ statements! {
         "UPDATE outbox SET claimed = 1, attempt = attempt + 1, due_at = ", now!(), " + ?3 WHERE number IN \
            (SELECT number FROM outbox AS head WHERE subscriber = ?1 AND due_at <= ", now!(), " AND ", is_head!(), " \
             ORDER BY due_at LIMIT ?2) \
-         RETURNING number, attempt, kind, at, session, principal, address, directory, destination, storage, key, size, \
-           received, complete, reason, dropped, oldest_at, newest_at"
+         RETURNING ", outbox_columns!()
     );
     DELIVERED = "DELETE FROM outbox WHERE number = ?1";
     POSTPONE_DELIVERY = concat!(
@@ -283,27 +294,44 @@ statements! {
         "SELECT due_at - ", now!(), " FROM outbox AS head WHERE subscriber = ?1 AND ", is_head!(), " \
          ORDER BY due_at LIMIT 1"
     );
+    RECENT = concat!(
+        "SELECT ", outbox_columns!(), " FROM outbox WHERE subscriber = ?1 AND kind <> 'gap' ORDER BY at DESC, number DESC LIMIT ?2"
+    );
+    RECENT_OF = concat!(
+        "SELECT ", outbox_columns!(), " FROM outbox WHERE subscriber = ?1 AND session = ?2 ORDER BY number DESC LIMIT ?3"
+    );
     PENDING = "SELECT count(*) FROM outbox WHERE subscriber = ?1";
     PENDING_OF = "SELECT count(*) FROM outbox WHERE subscriber = ?1 AND session = ?2";
     SUBSCRIBERS = "SELECT DISTINCT subscriber FROM outbox";
 }
 
 /// The listing for the filters that are set. Their values are bound in this order: created_at and
-/// id to start after, principal, directory, first path, end of paths, idle milliseconds, limit.
+/// id to start after, principal, directory, first path, end of paths, idle milliseconds, state, limit.
 pub(super) fn list(by: ListBy) -> String {
     let mut sql = concat!("SELECT ", session_columns!(), " FROM session WHERE ").to_owned();
     // By path alone the index of paths is the better one, though its rows must be sorted.
     let by_path = by.first_path && !by.principal && !by.directory;
-    sql += if by_path { "(+created_at, +id) > (?1, ?2)" } else { "(created_at, id) > (?1, ?2)" };
+    sql += match (by_path, by.newest_first) {
+        (true, false) => "(+created_at, +id) > (?1, ?2)",
+        (true, true) => "(+created_at, +id) < (?1, ?2)",
+        (false, false) => "(created_at, id) > (?1, ?2)",
+        (false, true) => "(created_at, id) < (?1, ?2)",
+    };
     let conditions = [
         (by.principal, " AND principal = ?3"),
         (by.directory, " AND directory = ?4 COLLATE NOCASE"),
         (by.first_path, " AND destination >= ?5"),
         (by.end_of_paths, " AND destination < ?6"),
         (by.idle, concat!(" AND progressed_at <= ", now!(), " - ?7")),
+        (by.state, " AND state = ?8"),
     ];
     sql.extend(conditions.into_iter().filter_map(|(set, condition)| set.then_some(condition)));
-    sql + if by_path { " ORDER BY +created_at, +id LIMIT ?8" } else { " ORDER BY created_at, id LIMIT ?8" }
+    sql + match (by_path, by.newest_first) {
+        (true, false) => " ORDER BY +created_at, +id LIMIT ?9",
+        (true, true) => " ORDER BY +created_at DESC, +id DESC LIMIT ?9",
+        (false, false) => " ORDER BY created_at, id LIMIT ?9",
+        (false, true) => " ORDER BY created_at DESC, id DESC LIMIT ?9",
+    }
 }
 
 /// Which filters a listing has.
@@ -314,6 +342,8 @@ pub(super) struct ListBy {
     pub(super) first_path: bool,
     pub(super) end_of_paths: bool,
     pub(super) idle: bool,
+    pub(super) state: bool,
+    pub(super) newest_first: bool,
 }
 
 #[cfg(test)]
@@ -327,6 +357,8 @@ mod tests {
     /// index that holds only what is asked for; tables of a few rows.
     const WALKS: &[(&str, &str)] = &[
         ("CENSUS", "SCAN session USING COVERING INDEX"),
+        ("TALLY", "SCAN clock"),
+        ("TALLY", "SCAN session"),
         ("UNCLEAN", "SCAN tombstone USING INDEX tombstone_unclean"),
         ("TABLES", "SCAN sqlite_master"),
         ("VERSION", "SCAN _sqlx_migrations"),
@@ -357,12 +389,14 @@ mod tests {
     }
 
     fn listings() -> impl Iterator<Item = ListBy> {
-        (0..32_u8).map(|bits| ListBy {
+        (0..128_u8).map(|bits| ListBy {
             principal: bits & 1 != 0,
             directory: bits & 2 != 0,
             first_path: bits & 4 != 0,
             end_of_paths: bits & 12 == 12,
             idle: bits & 16 != 0,
+            state: bits & 32 != 0,
+            newest_first: bits & 64 != 0,
         })
     }
 
@@ -385,10 +419,19 @@ mod tests {
     #[tokio::test]
     async fn listings_use_the_index_of_their_filter() {
         let (_folder, mut connection) = connect().await;
-        let none = ListBy { principal: false, directory: false, first_path: false, end_of_paths: false, idle: false };
+        let none = ListBy {
+            principal: false,
+            directory: false,
+            first_path: false,
+            end_of_paths: false,
+            idle: false,
+            state: false,
+            newest_first: false,
+        };
         for (by, index) in [
             (none, "session_created ((created_at,id)>(?,?))"),
             (ListBy { idle: true, ..none }, "session_created ((created_at,id)>(?,?))"),
+            (ListBy { newest_first: true, ..none }, "session_created ((created_at,id)<(?,?))"),
             (ListBy { principal: true, ..none }, "session_principal (principal=? AND (created_at,id)>(?,?))"),
             (ListBy { directory: true, ..none }, "session_directory (directory=? AND (created_at,id)>(?,?))"),
             (ListBy { first_path: true, ..none }, "session_destination (destination>?)"),
