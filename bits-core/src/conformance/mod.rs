@@ -28,6 +28,7 @@ mod memory_sessions;
 mod memory_uploads;
 mod outbox_cases;
 mod read_cases;
+mod reply_cases;
 mod rig;
 mod session_cases;
 mod suite;

@@ -137,6 +137,13 @@ suite! {$
     a_replaced_file_is_not_mixed_with_the_new_one
     tags_differ_with_the_content
     staged_uploads_are_read_then_published
+    replies_are_kept_and_read
+    an_empty_reply_is_none
+    a_newer_reply_replaces_the_older
+    a_reply_that_breaks_off_is_none
+    a_reply_leaves_its_upload_alone
+    a_reply_ends_with_its_session
+    a_reply_without_a_row_is_found
 }
 
 suite! {$

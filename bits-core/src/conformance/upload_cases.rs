@@ -10,6 +10,10 @@ pub(super) use super::read_cases::{
     a_replaced_file_is_not_mixed_with_the_new_one, any_range_is_read, nothing_is_opened_where_no_file_stands,
     published_files_are_read, staged_uploads_are_read_then_published, tags_differ_with_the_content,
 };
+pub(super) use super::reply_cases::{
+    a_newer_reply_replaces_the_older, a_reply_ends_with_its_session, a_reply_leaves_its_upload_alone,
+    a_reply_that_breaks_off_is_none, a_reply_without_a_row_is_found, an_empty_reply_is_none, replies_are_kept_and_read,
+};
 use super::rig::{CAREFUL, Rig, advance, pattern, write_only};
 use crate::{
     BodyError, Commit, Destination, Precondition, SessionStore, Stopped, StorageKey, StoreError, StoreErrorKind,
