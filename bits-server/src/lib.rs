@@ -40,6 +40,8 @@ mod start;
 pub mod stores;
 #[cfg(all(feature = "fs", feature = "sqlite"))]
 mod sys;
+#[cfg(all(feature = "fs", feature = "sqlite"))]
+mod systemd;
 mod tls;
 mod tracked;
 pub mod webhooks;

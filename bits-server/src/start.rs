@@ -8,7 +8,7 @@ use tokio::{
     net::TcpListener,
     signal::unix::{Signal, SignalKind, signal},
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use crate::{
     audit,
@@ -21,7 +21,7 @@ use crate::{
     metrics,
     notifier::HttpNotifier,
     serve::{self, Listeners, ServeOptions},
-    stores, sys,
+    stores, sys, systemd,
     tls::{ClientFiles, Tls, TlsFiles},
     webhooks::{Wake, Webhooks},
 };
@@ -55,6 +55,8 @@ pub(crate) async fn serve(config: Config) -> Result<(), Failure> {
     #[cfg(feature = "faults")]
     crate::probe::probe().await;
 
+    let manager = systemd::Manager::of_this_process();
+    let _alive = AbortOnDropHandle::new(tokio::spawn(manager.clone().serving()));
     let (shutdown, stop_telling) = (CancellationToken::new(), CancellationToken::new());
     let telling = tokio::spawn(webhooks.run(stop_telling.clone()));
     let options = options(&config);
@@ -63,6 +65,7 @@ pub(crate) async fn serve(config: Config) -> Result<(), Failure> {
         served = &mut server => served,
         name = signals.next() => {
             tracing::info!(signal = name, "asked to stop; once more ends the process at once");
+            manager.stopping();
             shutdown.cancel();
             tokio::select! {
                 served = server => served,
@@ -101,21 +104,23 @@ impl Signals {
 }
 
 async fn bind(config: &Config) -> Result<Listeners, Failure> {
+    let mut sockets = systemd::Sockets::inherited()?;
     let mut uploads = Vec::new();
     for address in &config.listen {
-        uploads.push(bind_one(*address, "listen").await?.into());
+        uploads.push(bind_one(*address, "listen", &mut sockets).await?.into());
     }
     for listener in &config.listeners {
-        uploads.push(upload_listener(listener).await?);
+        uploads.push(upload_listener(listener, &mut sockets).await?);
     }
     let admin = match config.admin.listen {
-        Some(address) => Some(bind_one(address, "admin.listen").await?),
+        Some(address) => Some(bind_one(address, "admin.listen", &mut sockets).await?),
         None => None,
     };
+    sockets.warn_of_rest();
     Ok(Listeners { uploads, trusted_proxies: config.trusted_proxies.clone(), admin })
 }
 
-async fn upload_listener(config: &ListenerConfig) -> Result<UploadListener, Failure> {
+async fn upload_listener(config: &ListenerConfig, sockets: &mut systemd::Sockets) -> Result<UploadListener, Failure> {
     let tls = open_tls(config)?.map(|(tls, warnings)| {
         warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
         Arc::new(tls)
@@ -124,7 +129,7 @@ async fn upload_listener(config: &ListenerConfig) -> Result<UploadListener, Fail
         tls,
         proxy_protocol: config.proxy_protocol,
         plain_passwords: config.allow_plain_basic,
-        socket: bind_one(config.address, "listeners.address").await?,
+        socket: bind_one(config.address, "listeners.address", sockets).await?,
     })
 }
 
@@ -140,8 +145,13 @@ pub(crate) fn open_tls(config: &ListenerConfig) -> Result<Option<(Tls, Vec<Strin
     opened.map(Some).map_err(|error| Failure::Usage(format!("listeners: {}: {error}", config.address)))
 }
 
-async fn bind_one(address: SocketAddr, key: &str) -> Result<TcpListener, Failure> {
-    TcpListener::bind(address).await.map_err(|error| {
+/// The socket that was handed over for the address, or one of our own.
+async fn bind_one(address: SocketAddr, key: &str, sockets: &mut systemd::Sockets) -> Result<TcpListener, Failure> {
+    let bound = match sockets.take(address) {
+        Some(inherited) => inherited,
+        None => TcpListener::bind(address).await,
+    };
+    bound.map_err(|error| {
         let advice = match error.kind() {
             std::io::ErrorKind::AddrInUse => "; another program listens there: stop it, or choose another address",
             std::io::ErrorKind::PermissionDenied => "; ports below 1024 need a privilege",

@@ -29,6 +29,11 @@ pub fn application_binary() -> &'static Path {
     BINARY.get_or_init(|| env::var_os("BITS_SHA256_BIN").map_or_else(build, PathBuf::from))
 }
 
+/// The Debian package of these programs, which `cargo xtask test` makes: `BITS_DEB`.
+pub fn debian_package() -> PathBuf {
+    env::var_os("BITS_DEB").map(PathBuf::from).expect("BITS_DEB names the package: run `cargo xtask test`")
+}
+
 /// Cargo's own lock makes other test processes wait for the same build.
 fn build(package: &str, options: &[&str], program: &str) -> PathBuf {
     let profile = profile_folder();

@@ -9,6 +9,7 @@ mod authority;
 mod binary;
 mod check;
 mod kerberos;
+mod machine;
 mod mutate;
 mod packet;
 mod ports;
@@ -24,12 +25,13 @@ mod wire;
 
 pub use application::{Application, Behaviour, Notification};
 pub use authority::{Authority, Identity, TlsClient};
-pub use binary::{application_binary, client_binary, server_binary};
+pub use binary::{application_binary, client_binary, debian_package, server_binary};
 pub use check::{
     assert_ack, assert_clean_log, assert_confined, assert_error, assert_invariants, assert_next, assert_ok,
     assert_staging_empty, list_files, pattern, wait_until,
 };
 pub use kerberos::{Kdc, OTHER_REALM, REALM};
+pub use machine::Machine;
 pub use mutate::Mutator;
 pub use packet::{Form, PROTOCOL, Packet};
 pub use python::python;

@@ -1,6 +1,6 @@
 //! The systemd unit: how exposed it leaves the service, and that the server serves within it.
 //!
-//! There is no systemd to run it here, so that its parts are tested one by one: user, privileges
+//! There is no systemd to run it here (`systemd.rs` plays its part), so that its parts are tested one by one: user, privileges
 //! and folders are set up without it, and the system calls that the server makes are held
 //! against the unit's filter.
 #![allow(clippy::unwrap_used, reason = "a test ends where something unforeseen happens")]
@@ -53,15 +53,19 @@ fn the_unit_is_exposed_to_2_at_most() {
 }
 
 #[test]
-fn the_unit_has_no_mistakes() {
+fn the_units_have_no_mistakes() {
     let folder = TempDir::new().unwrap();
-    let copy = folder.path().join(UNIT);
-    // The program is not installed here, the user is not made.
-    let text = unit().replace("/usr/bin/bits-server", server_binary().to_str().unwrap());
-    fs::write(&copy, text.replace("=bits-server\n", "=root\n")).unwrap();
-    let said = systemd_analyze(&["verify", copy.to_str().unwrap()]);
-    let about_it: Vec<&str> = said.lines().filter(|line| line.contains(UNIT)).collect();
-    assert!(about_it.is_empty(), "{about_it:#?}");
+    for name in [UNIT, "bits-server.socket"] {
+        // The program is not installed here, nor its pages; the user is not made.
+        let text = fs::read_to_string(packaging().join(name)).unwrap();
+        let text = text.replace("/usr/bin/bits-server", server_binary().to_str().unwrap());
+        let text = text.replace("=bits-server\n", "=root\n").replace("man:bits-server(1)", "");
+        fs::write(folder.path().join(name), text).unwrap();
+    }
+    let (service, socket) = (folder.path().join(UNIT), folder.path().join("bits-server.socket"));
+    let said = systemd_analyze(&["verify", service.to_str().unwrap(), socket.to_str().unwrap()]);
+    let about_them: Vec<&str> = said.lines().filter(|line| line.contains("bits-server.")).collect();
+    assert!(about_them.is_empty(), "{about_them:#?}");
 }
 
 /// An ordinary user without any privilege, a file system that can be written nowhere but in the

@@ -1,7 +1,9 @@
 //! The project's chores: `cargo xtask --help` lists them.
 
 mod bench;
+mod book;
 mod ci;
+mod dist;
 mod fuzz;
 mod migrate;
 mod packages;
@@ -34,6 +36,10 @@ enum Chore {
     Advisories,
     /// Brings a session database up to date
     Migrate(migrate::Options),
+    /// Makes what is given to people who do not build: a Debian package, a static server, a list of what is in them
+    Dist(dist::Options),
+    /// Brings the generated parts of the book up to date, and makes a site of it
+    Book,
     /// Measures the server beside its peers and writes a report to docs/benchmarks
     Bench(bench::Options),
     #[command(hide = true)]
@@ -57,6 +63,8 @@ fn run(chore: Chore) -> Result<()> {
         Chore::Fuzz(options) => fuzz::run(&options),
         Chore::Advisories => ci::advisories(),
         Chore::Migrate(options) => migrate::run(&options),
+        Chore::Dist(options) => dist::run(&options),
+        Chore::Book => book::run(),
         Chore::Bench(options) => bench::run(&options),
         Chore::Sink(options) => bench::sink::run(&options),
     }

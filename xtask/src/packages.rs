@@ -36,7 +36,20 @@ pub(crate) const TESTS: &[Package] = &[
     Package { program: "curl", name: "curl", reason: "a client with Kerberos" },
     Package { program: "/etc/gss/mech.d/mech.ntlmssp.conf", name: "gss-ntlmssp", reason: "NTLM for the GSS library" },
     Package { program: "python3", name: "python3-venv", reason: "a client with NTLM" },
+    Package { program: "dpkg-shlibdeps", name: "dpkg-dev", reason: "says what a package depends on" },
+    Package { program: "systemd-sysusers", name: "systemd", reason: "makes the package's user" },
+    Package { program: "nginx", name: "nginx", reason: "a proxy" },
+    Package { program: "haproxy", name: "haproxy", reason: "a proxy" },
+    Package { program: "apache2", name: "apache2", reason: "a proxy" },
+    Package { program: "caddy", name: "caddy", reason: "a proxy" },
+    Package { program: "ip", name: "iproute2", reason: "a network for a machine of the tests' own" },
+    Package { program: "pkill", name: "procps", reason: "ends the service of a machine of the tests' own" },
+    Package { program: "sqlite3", name: "sqlite3", reason: "copies a database that is in use" },
 ];
+
+/// What a static server needs to be built.
+pub(crate) const STATIC: &[Package] =
+    &[Package { program: "musl-gcc", name: "musl-tools", reason: "a C compiler for static programs" }];
 
 /// What the benchmarks need besides.
 pub(crate) const BENCHMARKS: &[Package] =

@@ -4,6 +4,7 @@ use std::env;
 
 use clap::Args;
 
+use crate::dist;
 use crate::packages;
 use crate::python;
 use crate::shell::{self, Result, cargo};
@@ -28,6 +29,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let python = python::require(options.install || in_ci)?;
     shell::run(cargo(["build", "--bins", "--tests", "--examples"]).args(WORKSPACE))?;
     let built = shell::target_dir().join("debug");
+    // Quick to make: of what was built just now, and hardly compressed.
+    let deb = dist::deb("dev", &["--no-strip", "--fast", "--compress-type", "gz", "--compress-system"])?;
     shell::run(
         cargo(["test"])
             .args(WORKSPACE)
@@ -35,6 +38,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             .env("BITS_SERVER_BIN", built.join("bits-server"))
             .env("BITS_BIN", built.join("bits"))
             .env("BITS_SHA256_BIN", built.join("examples/sha256"))
+            .env("BITS_DEB", deb)
             .env("BITS_PYTHON", python),
     )
 }

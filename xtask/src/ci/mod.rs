@@ -3,7 +3,7 @@
 mod boundaries;
 mod features;
 mod tidy;
-mod tools;
+pub(crate) mod tools;
 
 use clap::{Args, ValueEnum};
 

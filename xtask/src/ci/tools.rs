@@ -1,4 +1,4 @@
-//! Cargo's companions that check dependencies: installed into the target folder when missing.
+//! Cargo's companions that check and package: installed into the target folder when missing.
 
 use std::env;
 use std::path::PathBuf;
@@ -16,6 +16,13 @@ pub(crate) struct Tool {
 pub(crate) const MACHETE: Tool = Tool { name: "cargo-machete", version: "0.9.2" };
 /// Checks licences, sources and unwanted crates by `deny.toml`.
 pub(crate) const DENY: Tool = Tool { name: "cargo-deny", version: "0.20.2" };
+
+/// Makes Debian packages.
+pub(crate) const DEB: Tool = Tool { name: "cargo-deb", version: "3.8.0" };
+/// Lists dependencies.
+pub(crate) const CYCLONEDX: Tool = Tool { name: "cargo-cyclonedx", version: "0.5.9" };
+/// Makes a site of the book.
+pub(crate) const MDBOOK: Tool = Tool { name: "mdbook", version: "0.5.4" };
 
 /// Runs `tool` on the workspace, installing it first if need be.
 pub(crate) fn run(tool: &Tool, arguments: &[&str]) -> Result<()> {

@@ -1,0 +1,85 @@
+//! The reference of the configuration's keys.
+
+use std::fmt::Write;
+
+use bits_server::config::{Config, Key, Overrides, keys};
+use toml::Value;
+
+use crate::examples;
+
+/// What each table is about; its keys say the rest.
+const TABLES: &[(&str, &str)] = &[
+    ("", "Keys above all tables"),
+    ("listeners", "`[[listeners]]`: more addresses, with TLS or rules of their own"),
+    ("admin", "`[admin]`: health and metrics"),
+    ("state", "`[state]`: where sessions are kept"),
+    ("storage", "`[storage]`: where bytes are kept"),
+    ("limits", "`[limits]`: what is allowed at once"),
+    ("directories", "`[[directories]]`: virtual directories"),
+    ("webhooks", "`[[webhooks]]`: who is told of what happens"),
+];
+
+/// Every key with default and example, as Markdown.
+pub(crate) fn reference() -> String {
+    let defaults = defaults();
+    let mut text = String::new();
+    let mut table = None;
+    for key in keys() {
+        if table != Some(key.table) {
+            table = Some(key.table);
+            heading(&mut text, key.table);
+        }
+        row(&mut text, key, &defaults);
+    }
+    text
+}
+
+fn heading(text: &mut String, table: &str) {
+    let known = TABLES.iter().find(|(name, _)| *name == table).map(|(_, title)| (*title).to_owned());
+    let title = known.unwrap_or_else(|| format!("`[{table}]`"));
+    let _ = write!(text, "\n### {title}\n\n| key | default | example | is |\n| --- | --- | --- | --- |\n");
+}
+
+fn row(text: &mut String, key: &Key, defaults: &toml::Table) {
+    let default = spelt(key, defaults);
+    let example = examples::of(&key.path()).map_or_else(|| default.clone(), str::to_owned);
+    let about = key.about.split_whitespace().collect::<Vec<_>>().join(" ").replace('|', "\\|");
+    let file =
+        if key.secret { format!(" Or `{}_file`, which names a file that holds it.", key.name) } else { String::new() };
+    let later = if key.supported { "" } else { " Not supported yet: only the default is taken." };
+    let _ = writeln!(text, "| `{}` | `{default}` | `{example}` | {about}{file}{later} |", key.name);
+}
+
+/// The default in TOML; its type is what the configuration shows for it.
+fn spelt(key: &Key, defaults: &toml::Table) -> String {
+    let table = if key.table.is_empty() { Some(defaults) } else { within(defaults, key.table) };
+    let quoted = |text: &str| format!("{text:?}");
+    match table.and_then(|table| table.get(key.name)) {
+        Some(Value::Array(_)) if key.default.is_empty() => "[]".to_owned(),
+        Some(Value::Array(_)) => format!("[{}]", key.default.split(',').map(quoted).collect::<Vec<_>>().join(", ")),
+        Some(Value::Table(_)) => "{}".to_owned(),
+        Some(Value::Integer(_) | Value::Boolean(_)) => key.default.to_owned(),
+        _ => quoted(key.default),
+    }
+}
+
+fn within<'a>(defaults: &'a toml::Table, name: &str) -> Option<&'a toml::Table> {
+    match defaults.get(name)? {
+        Value::Array(tables) => tables.first()?.as_table(),
+        other => other.as_table(),
+    }
+}
+
+/// What a configuration shows that says next to nothing.
+fn defaults() -> toml::Table {
+    load(examples::SMALLEST).to_string().parse().unwrap_or_else(|error| panic!("what is shown is no TOML: {error}"))
+}
+
+/// The configuration that this text makes.
+pub(crate) fn load(text: &str) -> Config {
+    let path = |folder: &tempfile::TempDir| folder.path().join("bits-server.toml");
+    let written = tempfile::tempdir().and_then(|folder| std::fs::write(path(&folder), text).map(|()| folder));
+    let folder = written.unwrap_or_else(|error| panic!("no temporary file: {error}"));
+    let loaded = Config::load(Some(&path(&folder)), std::iter::empty(), Overrides::default());
+    loaded.unwrap_or_else(|error| panic!("{error}\n{text}"))
+}
