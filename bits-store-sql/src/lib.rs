@@ -13,10 +13,27 @@
 //! it again would give up SQLite's locks. A copy that is put back, with no `-wal` and `-shm` file left beside it, may know less
 //! than the disk holds: sessions then go on from the older offset.
 
-#[cfg(feature = "sqlite")]
+#[macro_use]
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+mod statements;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+mod changes;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+mod connection;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+mod migrations;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+mod outbox;
+#[cfg(feature = "postgres")]
+mod postgres;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+mod reads;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod rows;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 
+#[cfg(feature = "postgres")]
+pub use postgres::{PostgresError, PostgresOptions, PostgresSessions};
 #[cfg(feature = "sqlite")]
 pub use sqlite::{OpenError, Options, SqliteSessions};

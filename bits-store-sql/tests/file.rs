@@ -112,7 +112,7 @@ async fn a_missing_file_is_created_only_when_migrating() {
 async fn a_newer_schema_is_refused_by_both_versions() {
     let (_folder, path) = in_folder();
     let newest = SqliteSessions::migrate(&path).await.unwrap();
-    execute(&path, "UPDATE _sqlx_migrations SET version = 77 WHERE version = 1").await;
+    execute(&path, "UPDATE _sqlx_migrations SET version = 77 WHERE version = 1; PRAGMA user_version = 77").await;
     for options in [CLOSED, Options::default()] {
         let error = refused(&path, options).await;
         assert!(matches!(error, OpenError::TooNew { found: 77, supported, .. } if supported == newest), "{error}");

@@ -189,6 +189,7 @@ fn a_state_file_of_a_newer_version() {
     runtime.block_on(async {
         let mut connection = sqlx::SqliteConnection::connect(&format!("sqlite:{}", state.display())).await.unwrap();
         sqlx::query(insert).execute(&mut connection).await.unwrap();
+        sqlx::query("PRAGMA user_version = 99").execute(&mut connection).await.unwrap();
         connection.close().await.unwrap();
     });
     let said = fails(&mut on(folder.path()), 1);

@@ -45,6 +45,12 @@ pub(crate) const TESTS: &[Package] = &[
     Package { program: "ip", name: "iproute2", reason: "a network for a machine of the tests' own" },
     Package { program: "pkill", name: "procps", reason: "ends the service of a machine of the tests' own" },
     Package { program: "sqlite3", name: "sqlite3", reason: "copies a database that is in use" },
+    Package {
+        program: "/usr/share/postgresql-common/pg_wrapper",
+        name: "postgresql",
+        reason: "a database of the tests' own",
+    },
+    Package { program: "pgbouncer", name: "pgbouncer", reason: "a pooler before the database" },
 ];
 
 /// What a static server needs to be built.

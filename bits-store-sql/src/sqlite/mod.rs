@@ -4,18 +4,15 @@
 //! |---|---|
 //! | `open` | finds, creates, checks and migrates the file |
 //! | `writer` | one task, one connection; commits what is queued in one transaction |
-//! | `operations` | the changes that it makes |
-//! | `outbox` | what changes tell others, and what becomes of it |
 //! | `reader` | a pool of connections for everything else |
 //! | `checkpoint` | moves the log into the file, beside the commits |
-//! | `statements` | all SQL |
+//! | `columns` | what changes and reads see of a connection |
+//! | `statements` | SQL of its own |
 
 mod checkpoint;
 mod columns;
 mod error;
 mod open;
-mod operations;
-mod outbox;
 mod reader;
 mod statements;
 mod writer;
@@ -24,20 +21,23 @@ use std::{num::NonZeroU32, path::Path, time::Duration};
 
 use async_trait::async_trait;
 use bits_core::{
-    Census, Commit, Filter, Found, NewSession, Piece, Session, SessionId, SessionStore, SessionStoreError, Subscriber,
-    Tally, Timestamp, Tombstone, Transition,
+    Census, Commit, Delivery, Filter, Found, Keep, NewSession, Outbox, OutboxEvent, Piece, Session, SessionId,
+    SessionStore, SessionStoreError, Subscriber, Tally, Timestamp, Tombstone, Transition,
 };
 use sqlx::{ConnectOptions, Connection};
 use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use self::open::OpenError;
-use self::{
-    open::File,
-    operations::{Change, Cleaned, Create, ForgetPieces, Ping, Purge, RaiseExpiry},
-    outbox::Subscribers,
-    reader::Reader,
-    writer::Writer,
+use self::{open::File, reader::Reader, writer::Writer};
+use crate::{
+    changes::{Change, Cleaned, Create, ForgetPieces, Purge, RaiseExpiry},
+    migrations::NEWEST,
+    outbox::{Claim, Delivered, Forget, Postpone, Subscribers, Trim},
+    reads::{
+        Count, CountByState, Expired, List, Load, NextDue, Now, Pending, Pieces, Recent, ReplacedPieces, Unclean,
+        Unpublished, WithPending,
+    },
 };
 
 /// Sessions whose `expires_at` is raised in one statement.
@@ -96,7 +96,7 @@ impl SqliteSessions {
         let file = File::at(path.as_ref())?;
         let connection = file.open(true).await?;
         connection.close().await.map_err(|error| file.error(error))?;
-        Ok(open::newest_version())
+        Ok(NEWEST)
     }
 
     /// Commits what is under way, empties the log and closes the file. Later calls of other
@@ -118,7 +118,7 @@ impl SessionStore for SqliteSessions {
     }
 
     async fn load(&self, id: SessionId) -> Result<Option<Found>, SessionStoreError> {
-        self.reader.load(id).await
+        self.reader.read(Load(id)).await
     }
 
     async fn commit(&self, from: &Session, transition: &Transition) -> Result<Commit, SessionStoreError> {
@@ -129,11 +129,11 @@ impl SessionStore for SqliteSessions {
     }
 
     async fn pieces(&self, id: SessionId, from: u64) -> Result<Vec<Piece>, SessionStoreError> {
-        self.reader.pieces(id, from).await
+        self.reader.read(Pieces { session: id, from }).await
     }
 
     async fn replaced_pieces(&self, id: SessionId) -> Result<Vec<Piece>, SessionStoreError> {
-        self.reader.replaced_pieces(id).await
+        self.reader.read(ReplacedPieces(id)).await
     }
 
     async fn forget_pieces(&self, id: SessionId, pieces: &[Piece]) -> Result<(), SessionStoreError> {
@@ -141,28 +141,28 @@ impl SessionStore for SqliteSessions {
     }
 
     async fn list(&self, filter: &Filter) -> Result<Vec<Session>, SessionStoreError> {
-        self.reader.list(filter).await
+        self.reader.read(List(filter.clone())).await
     }
 
     async fn census(&self) -> Result<Census, SessionStoreError> {
-        self.reader.census().await
+        self.reader.read(Count).await
     }
 
     async fn tally(&self, idle: [Duration; 3]) -> Result<Vec<Tally>, SessionStoreError> {
-        self.reader.tally(idle).await
+        self.reader.read(CountByState(idle)).await
     }
 
     async fn expired(&self, limit: u32) -> Result<Vec<Session>, SessionStoreError> {
         while self.writer.commit(RaiseExpiry(RAISED_AT_ONCE)).await? >= u64::from(RAISED_AT_ONCE) {}
-        self.reader.expired(limit).await
+        self.reader.read(Expired(limit)).await
     }
 
     async fn unpublished(&self, limit: u32) -> Result<Vec<Session>, SessionStoreError> {
-        self.reader.unpublished(limit).await
+        self.reader.read(Unpublished(limit)).await
     }
 
     async fn unclean(&self, limit: u32) -> Result<Vec<Tombstone>, SessionStoreError> {
-        self.reader.unclean(limit).await
+        self.reader.read(Unclean(limit)).await
     }
 
     async fn cleaned(&self, id: SessionId) -> Result<(), SessionStoreError> {
@@ -174,11 +174,55 @@ impl SessionStore for SqliteSessions {
     }
 
     async fn now(&self) -> Result<Timestamp, SessionStoreError> {
-        self.reader.now().await
+        self.reader.read(Now).await
     }
 
     async fn check(&self) -> Result<(), SessionStoreError> {
-        self.writer.commit(Ping).await?;
-        self.reader.now().await.map(drop)
+        self.writer.commit(Now).await?;
+        self.reader.read(Now).await.map(drop)
+    }
+}
+
+#[async_trait]
+impl Outbox for SqliteSessions {
+    async fn claim(&self, subscriber: &str, limit: u32, lease: Duration) -> Result<Vec<Delivery>, SessionStoreError> {
+        self.writer.commit(Claim { subscriber: subscriber.to_owned(), limit, lease }).await
+    }
+
+    async fn delivered(&self, delivery: &Delivery) -> Result<(), SessionStoreError> {
+        self.writer.commit(Delivered(delivery.number)).await
+    }
+
+    async fn postpone(&self, delivery: &Delivery, pause: Duration) -> Result<(), SessionStoreError> {
+        self.writer.commit(Postpone { number: delivery.number, attempt: delivery.attempt, pause }).await
+    }
+
+    async fn next_due(&self, subscriber: &str) -> Result<Option<Duration>, SessionStoreError> {
+        self.reader.read(NextDue(subscriber.to_owned())).await
+    }
+
+    async fn pending(&self, subscriber: &str, session: Option<SessionId>) -> Result<u64, SessionStoreError> {
+        self.reader.read(Pending { subscriber: subscriber.to_owned(), session }).await
+    }
+
+    async fn recent(
+        &self,
+        subscriber: &str,
+        session: Option<SessionId>,
+        limit: u32,
+    ) -> Result<Vec<OutboxEvent>, SessionStoreError> {
+        self.reader.read(Recent { subscriber: subscriber.to_owned(), session, limit }).await
+    }
+
+    async fn trim(&self, subscriber: &str, keep: Keep, at_once: u32) -> Result<u64, SessionStoreError> {
+        self.writer.commit(Trim { subscriber: subscriber.to_owned(), keep, at_once }).await
+    }
+
+    async fn forget_others(&self, subscribers: &[String]) -> Result<u64, SessionStoreError> {
+        let mut forgotten = 0;
+        for other in self.reader.read(WithPending).await?.into_iter().filter(|other| !subscribers.contains(other)) {
+            forgotten += self.writer.commit(Forget(other)).await?;
+        }
+        Ok(forgotten)
     }
 }

@@ -9,7 +9,7 @@ use std::{
 };
 
 use sqlx::{
-    ConnectOptions, Connection, SqlSafeStr, SqliteConnection,
+    AssertSqlSafe, ConnectOptions, Connection, SqlSafeStr, SqliteConnection,
     migrate::{MigrateError, Migration, MigrationType, Migrator},
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous},
 };
@@ -18,6 +18,7 @@ use super::{
     error::{Kind, kind},
     statements,
 };
+use crate::migrations::{Fit, NEWEST, OLDEST, STEPS, Step, fit};
 
 /// In the file's header: `BITS`.
 const APPLICATION_ID: i64 = 0x4249_5453;
@@ -118,16 +119,13 @@ impl File {
         self.find(migrate)?;
         let mut connection = self.connect().await?;
         self.check_writable(&mut connection).await?;
-        let found = self.version(&mut connection).await?;
-        let supported = newest_version();
-        if found > supported {
-            return Err(OpenError::TooNew { path: self.path.clone(), found, supported });
-        }
-        if found < supported {
-            if !migrate {
-                return Err(OpenError::TooOld { path: self.path.clone(), found, needed: supported });
-            }
-            self.migrate(&mut connection).await?;
+        let (found, oldest) = self.version(&mut connection).await?;
+        let path = || self.path.clone();
+        match fit(found, oldest) {
+            Fit::Fits => {}
+            Fit::TooNew => return Err(OpenError::TooNew { path: path(), found, supported: NEWEST }),
+            Fit::TooOld if migrate => self.migrate(&mut connection).await?,
+            Fit::TooOld => return Err(OpenError::TooOld { path: path(), found, needed: NEWEST }),
         }
         Ok(connection)
     }
@@ -194,18 +192,18 @@ impl File {
         transaction.rollback().await.map_err(|error| self.error(error))
     }
 
-    /// The schema's version; 0 for an empty database.
-    async fn version(&self, connection: &mut SqliteConnection) -> Result<i64, OpenError> {
+    /// The schema's version, 0 for an empty database, and the oldest version whose programs it takes.
+    async fn version(&self, connection: &mut SqliteConnection) -> Result<(i64, i64), OpenError> {
         let fact = async |connection: &mut SqliteConnection, statement: &'static str| -> Result<i64, OpenError> {
             sqlx::query_scalar(statement).fetch_one(connection).await.map_err(|error| self.error(error))
         };
         if fact(connection, statements::TABLES).await? == 0 {
-            return Ok(0);
+            return Ok((0, 0));
         }
         if fact(connection, statements::APPLICATION_ID).await? != APPLICATION_ID {
             return Err(OpenError::NotADatabase { path: self.path.clone() });
         }
-        fact(connection, statements::VERSION).await
+        Ok((fact(connection, statements::VERSION).await?, fact(connection, statements::OLDEST).await?))
     }
 
     /// All migrations in one transaction: another process sees none or all of them.
@@ -213,6 +211,8 @@ impl File {
         let failed = |source| OpenError::Migration { path: self.path.clone(), source };
         let mut transaction = connection.begin_with(statements::BEGIN).await.map_err(|error| self.error(error))?;
         migrator().run(&mut *transaction).await.map_err(failed)?;
+        let oldest = AssertSqlSafe(format!("PRAGMA user_version = {OLDEST}"));
+        sqlx::raw_sql(oldest).execute(&mut *transaction).await.map_err(|error| self.error(error))?;
         transaction.commit().await.map_err(|error| self.error(error))
     }
 
@@ -232,21 +232,11 @@ impl File {
 }
 
 fn migrator() -> Migrator {
-    let migration = |version, name: &'static str, sql: &'static str| {
-        Migration::new(version, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
+    let migration = |step: &'static Step| {
+        let sql = step.sqlite?.into_sql_str();
+        Some(Migration::new(step.version, step.name.into(), MigrationType::Simple, sql, false))
     };
-    Migrator::with_migrations(vec![
-        migration(1, "sessions", include_str!("../../migrations/sqlite/0001_sessions.sql")),
-        migration(2, "directories", include_str!("../../migrations/sqlite/0002_directories.sql")),
-        migration(3, "outbox", include_str!("../../migrations/sqlite/0003_outbox.sql")),
-        migration(4, "unfinished bytes", include_str!("../../migrations/sqlite/0004_unfinished_bytes.sql")),
-        migration(5, "notifications", include_str!("../../migrations/sqlite/0005_notifications.sql")),
-    ])
-}
-
-/// The version that this program needs.
-pub(super) fn newest_version() -> i64 {
-    migrator().iter().map(|migration| migration.version).max().unwrap_or(0)
+    Migrator::with_migrations(STEPS.iter().filter_map(migration).collect())
 }
 
 /// A power loss must not take a new file's name.

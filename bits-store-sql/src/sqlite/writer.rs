@@ -16,25 +16,12 @@ use super::{
     error::{Kind, Shared, kind},
     statements,
 };
+use crate::connection::Operation;
 
 /// Operations in one transaction, at most.
 const BATCH: usize = 512;
 /// Operations that wait for the transaction under way, at most; more wait outside.
 const QUEUE: usize = 1024;
-
-/// A change of the database.
-#[async_trait]
-pub(super) trait Operation: Send + Sync + 'static {
-    type Output: Send + 'static;
-
-    /// Whether a power loss after the commit may not take it back.
-    fn is_durable(&self) -> bool {
-        false
-    }
-
-    /// Makes the change within a transaction. May be called again after a rollback.
-    async fn run(&self, connection: &mut SqliteConnection) -> Result<Self::Output, SessionStoreError>;
-}
 
 /// Hands operations to the writer's task; the task ends with the last of them.
 #[derive(Debug)]
@@ -57,7 +44,7 @@ impl Writer {
     }
 
     /// Commits `operation`. It is done whole, or not at all, also when this future is dropped.
-    pub(super) async fn commit<O: Operation>(&self, operation: O) -> Result<O::Output, SessionStoreError> {
+    pub(super) async fn commit<O: Operation + 'static>(&self, operation: O) -> Result<O::Output, SessionStoreError> {
         let (reply, answer) = oneshot::channel();
         let job = Box::new(Pending { operation, output: None, reply });
         self.queue.send(job).await.map_err(|_| closed())?;
@@ -86,7 +73,7 @@ struct Pending<O: Operation> {
 }
 
 #[async_trait]
-impl<O: Operation> Job for Pending<O> {
+impl<O: Operation + 'static> Job for Pending<O> {
     fn is_durable(&self) -> bool {
         self.operation.is_durable()
     }
