@@ -48,6 +48,6 @@ pub use session::{
 pub use session_store::{Census, Commit, Filter, Found, SessionStore, SessionStoreError, Tally};
 pub use time::Timestamp;
 pub use upload_store::{
-    BodyError, BodyStream, Destination, Piece, Precondition, SharedFiles, Stopped, StoreError, StoreErrorKind, Upload,
-    UploadStore, Written,
+    BodyError, BodyStream, Destination, Piece, Precondition, SharedFiles, StagedObject, StagedStream, Stopped,
+    StoreError, StoreErrorKind, Upload, UploadStore, Written,
 };

@@ -132,8 +132,8 @@ pub enum InvalidPath {
     /// A dot or space at the end of a name, which Windows drops.
     #[error("a name ends in a dot or space")]
     Trailing,
-    /// A name over 255 bytes, or a path over 3 KiB.
-    #[error("a name is over 255 bytes, or the path over 3 KiB")]
+    /// A name over 255 bytes, or a path over 3 KiB or what the storage takes.
+    #[error("a name is over 255 bytes, or the path over 3 KiB or what the storage takes")]
     Long,
     /// `BITS-Sessions`, in any case.
     #[error("BITS-Sessions is the server's own name")]

@@ -193,6 +193,8 @@ impl Refusal {
     pub fn from_store(kind: StoreErrorKind, conflict: StatusCode) -> Self {
         match kind {
             StoreErrorKind::Full => Self::DiskFull,
+            StoreErrorKind::TooLarge => Self::TooLarge,
+            StoreErrorKind::InvalidName => Self::InvalidName(InvalidPath::Long),
             StoreErrorKind::Denied => Self::AccessDenied,
             StoreErrorKind::NoParent => Self::ParentMissing,
             StoreErrorKind::Exists => Self::DestinationExists { status: conflict },
@@ -289,6 +291,8 @@ mod tests {
             (StoreErrorKind::Missing, Refusal::StagedDataVanished),
             (StoreErrorKind::Doubtful { good: 7 }, Refusal::Unavailable),
             (StoreErrorKind::Unavailable, Refusal::Unavailable),
+            (StoreErrorKind::TooLarge, Refusal::TooLarge),
+            (StoreErrorKind::InvalidName, Refusal::InvalidName(InvalidPath::Long)),
             (StoreErrorKind::Other, Refusal::Internal),
         ] {
             assert_eq!(Refusal::from_store(kind, conflict), expected, "{kind:?}");

@@ -1,6 +1,6 @@
 //! What a store of bytes must do: local disks and object stores alike.
 
-use std::path::PathBuf;
+use std::pin::Pin;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -46,8 +46,10 @@ pub trait UploadStore: Send + Sync + 'static {
     /// [`StoreErrorKind::Doubtful`] says from where on they must be sent again.
     async fn sync(&self, upload: &Upload) -> Result<(), StoreError>;
 
-    /// Checks the destination, and notes what [`publish`](Self::publish) will do. The bytes are
-    /// [synced](Self::sync) before.
+    /// Checks the destination as far as publishing does not, and notes what
+    /// [`publish`](Self::publish) will do. The bytes are [synced](Self::sync), unless publishing
+    /// them makes them durable: then it answers [`StoreErrorKind::Doubtful`] if they are lost
+    /// before.
     async fn prepare(&self, upload: &Upload, precondition: Precondition) -> Result<PublishIntent, StoreError>;
 
     /// Puts the upload at its destination, durably; on success nothing of it is staged any more
@@ -87,6 +89,19 @@ pub trait UploadStore: Send + Sync + 'static {
     /// Deletes everything that is staged for the session, its reply too. Done already is done well.
     async fn discard(&self, upload: &Upload) -> Result<(), StoreError>;
 
+    /// What is staged below `folder`, whoever it belongs to, in stores where a writer can leave
+    /// something that no row ever names. Replies are left out.
+    fn staged(&self, folder: &StorageKey) -> StagedStream {
+        let _ = folder;
+        Box::pin(Nothing)
+    }
+
+    /// Deletes what [`staged`](Self::staged) found. Done already is done well.
+    async fn discard_staged(&self, objects: &[StagedObject]) -> Result<(), StoreError> {
+        let _ = objects;
+        Ok(())
+    }
+
     /// Deletes the bytes of pieces that the session names no more.
     async fn discard_pieces(&self, upload: &Upload, pieces: &[Piece]) -> Result<(), StoreError> {
         let _ = (upload, pieces);
@@ -125,6 +140,9 @@ pub struct Upload {
     pub handle: Option<String>,
     /// The pieces that end after [`UploadStore::pieces_from`], in order.
     pub pieces: Vec<Piece>,
+    /// Once it is whole it is published before anything is acknowledged: no server application
+    /// gets it first, no Close-Session is waited for.
+    pub direct: bool,
 }
 
 impl Upload {
@@ -140,6 +158,7 @@ impl Upload {
             synced: session.synced,
             handle: session.handle.clone(),
             pieces,
+            direct: false,
         }
     }
 
@@ -155,17 +174,56 @@ impl Upload {
             synced: 0,
             handle: tombstone.handle.clone(),
             pieces,
+            direct: false,
         }
     }
 }
 
-/// Two files of the local system, by their absolute names.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Two files by the names that a server application uses: absolute ones of the local system, or
+/// URLs, the first to GET, the second to PUT.
+#[derive(Clone, PartialEq, Eq)]
 pub struct SharedFiles {
     /// The whole upload.
-    pub request: PathBuf,
+    pub request: String,
     /// Where a reply may be left: nothing is there, and the folder is.
-    pub response: PathBuf,
+    pub response: String,
+}
+
+impl std::fmt::Debug for SharedFiles {
+    /// Without a URL's query, which gives access to whoever reads it.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let plain = |name: &str| name.split('?').next().unwrap_or_default().to_owned();
+        let (request, response) = (plain(&self.request), plain(&self.response));
+        f.debug_struct("SharedFiles").field("request", &request).field("response", &response).finish()
+    }
+}
+
+/// Something staged, as a listing finds it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StagedObject {
+    /// Whose it is, by its name.
+    pub session: SessionId,
+    /// The session's epoch when it was written.
+    pub epoch: u64,
+    /// The row names it while this is the [`Piece::id`] of one of its pieces, or a word of its
+    /// [`Upload::handle`].
+    pub id: String,
+    /// The store's own name for it.
+    pub name: String,
+}
+
+/// What is staged, as it is found.
+pub type StagedStream = Pin<Box<dyn Stream<Item = Result<StagedObject, StoreError>> + Send>>;
+
+/// A listing of a store that leaves nothing behind.
+struct Nothing;
+
+impl Stream for Nothing {
+    type Item = Result<StagedObject, StoreError>;
+
+    fn poll_next(self: Pin<&mut Self>, _: &mut std::task::Context<'_>) -> std::task::Poll<Option<Self::Item>> {
+        std::task::Poll::Ready(None)
+    }
 }
 
 /// Where some bytes of an upload lie. Only the store that gave it reads the id.
@@ -296,6 +354,10 @@ impl StoreError {
 pub enum StoreErrorKind {
     /// No space is left.
     Full,
+    /// The upload is larger than the store can hold as one object.
+    TooLarge,
+    /// The store cannot hold an object of this name.
+    InvalidName,
     /// Permission is denied, or the storage is read-only.
     Denied,
     /// The destination's folder is missing and may not be made.

@@ -51,8 +51,8 @@ mod tiny_parts {
 /// What only this store does: it loses things when told to, and the contract says how that shows.
 mod losses {
     use bits_core::{
-        BodyError, NewSession, Precondition, Principal, Session, SessionId, Stopped, StoreErrorKind, Timestamp, Upload,
-        UploadStore, VirtualPath, Written, conformance::PublishFault,
+        BodyError, NewSession, Precondition, Principal, PublishIntent, Session, SessionId, Stopped, StoreErrorKind,
+        Timestamp, Upload, UploadStore, VirtualPath, Written, conformance::PublishFault,
     };
     use bytes::Bytes;
     use futures_util::{FutureExt, stream};
@@ -124,7 +124,8 @@ mod losses {
         let _ = write(&store, &begun, b"xxxxxxxxxx");
         assert_eq!(ready(store.available(&whole)).unwrap(), 10);
         assert_doubtful(ready(store.sync(&whole)), 10);
-        let intent = ready(store.prepare(&whole, CAREFUL)).unwrap();
+        assert_doubtful(ready(store.prepare(&whole, CAREFUL)), 10);
+        let intent = PublishIntent("complete".to_owned());
         assert_doubtful(ready(store.publish(&whole, CAREFUL, &intent)), 10);
         assert_eq!(store.read(&whole.key), None);
     }

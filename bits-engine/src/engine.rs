@@ -3,8 +3,9 @@
 use std::{collections::HashMap, fmt, net::IpAddr, sync::Arc, time::Duration};
 
 use bits_core::{
-    Ack, Directory, Form, NewSession, Packet, Principal, Quota, Refusal, Session, SessionEvent, SessionEventKind,
-    SessionId, SessionStore, SessionStoreError, StoreErrorKind, Timestamp, Upload, UploadStore, VirtualPath,
+    Ack, Directory, Form, NewSession, Packet, Principal, PublishAt, Quota, Refusal, Session, SessionEvent,
+    SessionEventKind, SessionId, SessionStore, SessionStoreError, StoreErrorKind, Timestamp, Upload, UploadStore,
+    VirtualPath,
 };
 use http::{request::Parts, uri::Authority};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -385,7 +386,15 @@ impl Inner {
             Some(from) => self.sessions.pieces(session.id, from).await.map_err(|error| row_refusal(&error))?,
             None => Vec::new(),
         };
-        Ok(Upload::of(session, pieces))
+        Ok(Upload { direct: self.is_direct(session), ..Upload::of(session, pieces) })
+    }
+
+    /// Whether nothing comes between an upload's last byte and its publishing.
+    fn is_direct(&self, session: &Session) -> bool {
+        let plain = |directory: &Directory| {
+            directory.publish == PublishAt::LastFragment && !session.awaits_application(directory)
+        };
+        session.notification.is_none() && self.directories.named(&session.directory).is_some_and(plain)
     }
 
     pub(crate) fn emit(&self, at: Timestamp, session: &Session, kind: SessionEventKind) {

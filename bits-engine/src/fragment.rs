@@ -227,6 +227,11 @@ impl Inner {
             }
             Some(Stopped::Store(error)) => return self.write_failed(call, session, written, &error).await,
         }
+        if last && waits && store.pieces_from(session).is_some() {
+            // The store is told all pieces once they are committed.
+            let Some(session) = self.advance(session, written).await? else { return Ok(Step::Again) };
+            return self.finish_held(call, &session).await;
+        }
         if last && waits {
             return self.finish(call, session, upload, written).await;
         }
@@ -305,6 +310,7 @@ impl Inner {
             return Ok(Some(session.clone()));
         }
         let store = self.storage(&session.storage)?;
+        let replaces = written.pieces.iter().any(|piece| piece.start < session.received);
         let transition = Transition::Advance {
             to: written.reached,
             synced: written.synced,
@@ -318,6 +324,9 @@ impl Inner {
             self.discard_if_over(session).await?;
             return Ok(None);
         };
+        if replaces {
+            self.forget_later(&advanced);
+        }
         if reached > session.received {
             self.emit(advanced.progressed_at, &advanced, SessionEventKind::Advanced { from: session.received });
         }

@@ -15,6 +15,7 @@ mod end;
 mod engine;
 mod faults;
 mod fragment;
+mod leftovers;
 mod maintain;
 mod notify;
 mod publish;

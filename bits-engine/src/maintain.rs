@@ -68,6 +68,7 @@ impl Engine {
             if Instant::now() >= next_sweep {
                 next_sweep = Instant::now() + interval;
                 log(inner.sweep_checked(&mut trust, &until).await.map(report));
+                log(inner.delete_orphans(|| until.is_over()).await.map(report_orphans));
             }
             log(inner.purge_checked(&trust, &until).await);
             let _ = tokio::time::timeout(TICK, until.over()).await;
@@ -85,6 +86,12 @@ impl Engine {
     /// Removes all sessions that have expired, however many they are. The clock is trusted.
     pub async fn sweep(&self) -> Result<u64, SessionStoreError> {
         self.inner.expire(&Until::never()).await
+    }
+
+    /// Deletes staged bytes that can never count any more, such as those of a write that was never
+    /// committed; returns how many objects. Only stores where such can be are listed.
+    pub async fn delete_orphans(&self) -> Result<u64, SessionStoreError> {
+        self.inner.delete_orphans(|| false).await
     }
 
     /// Ends the sessions of directories that take no uploads any more, with their data
@@ -239,6 +246,12 @@ fn report(sweep: Sweep) {
             live,
             "no session was expired: over a fifth of all would go at once; if they may, run `bits-server sessions sweep`"
         ),
+    }
+}
+
+fn report_orphans(objects: u64) {
+    if objects > 0 {
+        tracing::info!(objects, "deleted staged objects that no session needs");
     }
 }
 

@@ -259,8 +259,8 @@ async fn share(
     let files = files.ok_or_else(|| {
         Failure::Refused(Refusal::Internal, "the storage has no files to notify by reference with".to_owned())
     })?;
-    insert(headers, header::REQUEST_DATAFILE_NAME, &files.request.to_string_lossy())?;
-    insert(headers, header::RESPONSE_DATAFILE_NAME, &files.response.to_string_lossy())
+    insert(headers, header::REQUEST_DATAFILE_NAME, &files.request)?;
+    insert(headers, header::RESPONSE_DATAFILE_NAME, &files.response)
 }
 
 async fn open(

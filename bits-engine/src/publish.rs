@@ -136,12 +136,12 @@ impl Inner {
         self.intend(session).await
     }
 
-    /// Makes the bytes durable, looks at the destination, and commits the intent and the claim.
+    /// Has the bytes made durable and the destination looked at, and commits the intent and the claim.
     async fn intend(self: &Arc<Self>, session: &Session) -> Result<Option<Outcome>, Refusal> {
         let store = self.storage(&session.storage)?;
         let upload = self.upload(session).await?;
         let (precondition, conflict) = self.precondition(session);
-        let prepared = match self.check_whole(store, session, &upload).await {
+        let prepared = match self.check_available(store, session, &upload).await {
             Ok(()) => store.prepare(&upload, precondition).await,
             Err(error) => Err(error),
         };
@@ -213,10 +213,21 @@ impl Inner {
         session: &Session,
         upload: &bits_core::Upload,
     ) -> Result<(), StoreError> {
+        self.check_available(store, session, upload).await?;
+        store.sync(upload).await
+    }
+
+    /// All bytes are there, as far as can be told without looking at each of them.
+    async fn check_available(
+        &self,
+        store: &Arc<dyn UploadStore>,
+        session: &Session,
+        upload: &bits_core::Upload,
+    ) -> Result<(), StoreError> {
         let available = store.available(upload).await?;
         match session.doubt(store.incarnation(), available) {
             Some(good) => Err(StoreError::new(StoreErrorKind::Doubtful { good }, "staged bytes are missing")),
-            None => store.sync(upload).await,
+            None => Ok(()),
         }
     }
 

@@ -4,13 +4,14 @@
 use crate::{
     auth::Authentication,
     cli::Failure,
-    config::{AuthScheme, ClientCertificate, Config, ListenerConfig},
-    start,
+    config::{AuthScheme, ClientCertificate, Config, ListenerConfig, StorageUrl},
+    start, stores,
 };
 
 /// Reads the files that the configuration names, users' too. Returns what is odd but no reason not to serve.
 pub(crate) fn run(config: &Config) -> Result<Vec<String>, Failure> {
     Authentication::open(config).map_err(Failure::Usage)?;
+    stores::check(config).map_err(Failure::Usage)?;
     let mut warnings: Vec<String> = plain_listeners(config).collect();
     for listener in &config.listeners {
         if let Some((_, odd)) = start::open_tls(listener)? {
@@ -18,6 +19,7 @@ pub(crate) fn run(config: &Config) -> Result<Vec<String>, Failure> {
         }
         warnings.extend(optional_certificates(listener));
     }
+    warnings.extend(unfinished_multiparts(config));
     Ok(warnings)
 }
 
@@ -33,6 +35,19 @@ pub(crate) fn plain_listeners(config: &Config) -> impl Iterator<Item = String> {
             "{address}: takes no passwords, since it is plain HTTP: \"basic\" is neither offered nor looked at there \
              unless one of trusted_proxies says that the client came by https; use [[listeners]] with a certificate, or \
              set allow_plain_basic there"
+        )
+    })
+}
+
+fn unfinished_multiparts(config: &Config) -> Option<String> {
+    let own = config.directories.iter().filter_map(|one| one.storage_url.as_ref());
+    let is_object = |url: &StorageUrl| matches!(url, StorageUrl::Object(_));
+    let timeout = config.directories.iter().map(|one| one.session_timeout).max()?;
+    own.chain([&config.storage.url]).any(is_object).then(|| {
+        let days = timeout.as_secs().div_ceil(24 * 60 * 60) + 1;
+        format!(
+            "storage: it cannot be seen from here whether the bucket has a rule that deletes unfinished multipart uploads \
+             after {days} days, one more than the longest session_timeout: without it, what a crash leaves stays forever"
         )
     })
 }

@@ -56,6 +56,12 @@ impl RefusedConnection {
     }
 }
 
+/// A request to an object store.
+#[cfg(all(feature = "fs", feature = "sqlite", any(feature = "s3", feature = "gcs", feature = "azure")))]
+pub(crate) fn object_store_request(request: bits_store_object::Request) {
+    counter!("bits_object_store_requests_total", "request" => request.as_str()).increment(1);
+}
+
 pub(crate) fn connection_refused(reason: RefusedConnection) {
     counter!("bits_connections_refused_total", "reason" => reason.label()).increment(1);
 }
@@ -167,6 +173,7 @@ const COUNTERS: &[(&str, &str)] = &[
     ("bits_packets_refused_total", "BITS packets answered with a refusal."),
     ("bits_received_bytes_total", "Bytes of bodies that were read, kept or not."),
     ("bits_bodies_ended_early_total", "Bodies that ended early; what came of them is kept."),
+    ("bits_object_store_requests_total", "Requests to object stores."),
     ("bits_tls_reloads_total", "Changes of TLS files, taken or not usable."),
 ];
 

@@ -35,6 +35,7 @@ const CLEANUP_INTERVAL: Duration = Duration::from_secs(12 * 60 * 60);
 pub(crate) async fn serve(config: Config) -> Result<(), Failure> {
     sys::raise_file_limit();
     let authentication = Authentication::open(&config).map_err(Failure::Usage)?;
+    stores::check(&config).map_err(Failure::Usage)?;
     metrics::install();
     let mut signals = Signals::new()?;
     let listeners = bind(&config).await?;
@@ -168,13 +169,16 @@ fn addresses(listeners: &[UploadListener]) -> Vec<(&'static str, SocketAddr)> {
 
 fn engine(config: &Config, stores: &stores::Stores, wake: Wake) -> Result<Engine, Failure> {
     let public_url = config.public_url.as_ref().map(|url| url.as_str().to_owned());
-    let directories = config
-        .directories
-        .iter()
-        .map(|directory| Directory { public_url: public_url.clone(), ..directory.directory(stores::STORAGE) });
+    let directories = config.directories.iter().map(|directory| Directory {
+        public_url: public_url.clone(),
+        ..directory.directory(&stores::storage_of(directory))
+    });
     let directories = directories.collect();
     let directories = Directories::new(directories).map_err(|error| Failure::Usage(error.to_string()))?;
-    let mut builder = Engine::builder(stores.sessions(), directories).storage(stores::STORAGE, stores.uploads());
+    let mut builder = Engine::builder(stores.sessions(), directories);
+    for (name, store) in stores.uploads() {
+        builder = builder.storage(name, store);
+    }
     // It wants certificate authorities, which not every machine has.
     if config.directories.iter().any(|directory| directory.notification_type.0.is_some()) {
         builder = builder.notifier(Arc::new(HttpNotifier::new().map_err(Failure::Failed)?));

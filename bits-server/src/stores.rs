@@ -1,12 +1,12 @@
 //! The one place where a URL becomes a backend. Cargo features choose which there are.
 
-use std::{fs, io, path::Path, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, fs, io, path::Path, sync::Arc, time::Duration};
 
 use bits_core::{Outbox, SessionStore, UploadStore};
 use bits_store_fs::{DataLock, LocalStore, SyncAt};
 use bits_store_sql::SqliteSessions;
 
-use crate::config::{Config, StateUrl, StorageUrl, Sync, WebhookConfig};
+use crate::config::{Config, DirectoryConfig, ObjectUrl, StateUrl, StorageUrl, Sync, WebhookConfig};
 
 /// The name by which sessions know the storage of `[storage]`; where that is may change.
 pub const STORAGE: &str = "default";
@@ -17,7 +17,7 @@ const LOCK_MARGIN: Duration = Duration::from_secs(10);
 /// The open backends. Dropping them lets go of the data folder.
 pub struct Stores {
     sessions: Arc<SqliteSessions>,
-    uploads: Arc<LocalStore>,
+    uploads: BTreeMap<String, Arc<dyn UploadStore>>,
     _lock: DataLock,
 }
 
@@ -32,9 +32,9 @@ impl Stores {
         self.sessions.clone()
     }
 
-    /// The upload store.
-    pub fn uploads(&self) -> Arc<dyn UploadStore> {
-        self.uploads.clone()
+    /// The upload stores by the names under which sessions know them.
+    pub fn uploads(&self) -> impl Iterator<Item = (&str, Arc<dyn UploadStore>)> {
+        self.uploads.iter().map(|(name, store)| (name.as_str(), store.clone()))
     }
 
     /// Closes the database cleanly.
@@ -46,8 +46,28 @@ impl Stores {
 /// Makes the folders that the stores live in, for a process that may not do so when it opens them.
 pub fn make_folders(config: &Config) -> Result<(), String> {
     create_folder(&config.data_dir)?;
-    let StorageUrl::File(root) = &config.storage.url;
-    LocalStore::make_root(root, &local_options(config)).map_err(|error| describe("storage.url", &error))
+    for (key, url) in storages(config).into_values() {
+        if let StorageUrl::File(root) = url {
+            LocalStore::make_root(root, &local_options(config)).map_err(|error| describe(key, &error))?;
+        }
+    }
+    Ok(())
+}
+
+/// The name by which sessions know the storage of a directory: where one has its own, that is its
+/// URL.
+pub fn storage_of(directory: &DirectoryConfig) -> String {
+    directory.storage_url.as_ref().map_or_else(|| STORAGE.to_owned(), storage_name)
+}
+
+/// What can be said of the stores without asking them: whether options and URLs fit.
+pub fn check(config: &Config) -> Result<(), String> {
+    for (key, url) in storages(config).into_values() {
+        if let StorageUrl::Object(url) = url {
+            object::backend(key, url, config)?;
+        }
+    }
+    Ok(())
 }
 
 /// Locks the data folder, waiting for a process that is stopping, and opens what the
@@ -58,9 +78,101 @@ pub async fn open(config: &Config) -> Result<Stores, String> {
         .await
         .map_err(|error| describe("data_dir", &error))?;
     let sessions = open_sessions(config, config.state.migrate).await?;
-    let StorageUrl::File(root) = &config.storage.url;
-    let uploads = LocalStore::open(root, local_options(config)).map_err(|error| describe("storage.url", &error))?;
-    Ok(Stores { sessions: Arc::new(sessions), uploads: Arc::new(uploads), _lock: lock })
+    let mut uploads = BTreeMap::new();
+    for (name, (key, url)) in storages(config) {
+        uploads.insert(name, open_uploads(key, url, config).await?);
+    }
+    Ok(Stores { sessions: Arc::new(sessions), uploads, _lock: lock })
+}
+
+/// The storages that the configuration names, each with the key that names it.
+fn storages(config: &Config) -> BTreeMap<String, (&'static str, &StorageUrl)> {
+    let own = config.directories.iter().filter_map(|one| one.storage_url.as_ref());
+    let own = own.map(|url| (storage_name(url), ("directories.storage_url", url)));
+    own.chain([(STORAGE.to_owned(), ("storage.url", &config.storage.url))]).collect()
+}
+
+fn storage_name(url: &StorageUrl) -> String {
+    match url {
+        StorageUrl::File(path) => format!("file:{}", path.display()),
+        StorageUrl::Object(url) => url.as_str().to_owned(),
+    }
+}
+
+async fn open_uploads(key: &str, url: &StorageUrl, config: &Config) -> Result<Arc<dyn UploadStore>, String> {
+    match url {
+        StorageUrl::File(root) => {
+            let store = LocalStore::open(root, local_options(config)).map_err(|error| describe(key, &error))?;
+            Ok(Arc::new(store))
+        }
+        StorageUrl::Object(url) => object::open(key, url, config).await,
+    }
+}
+
+#[cfg(any(feature = "s3", feature = "gcs", feature = "azure"))]
+mod object {
+    use bits_store_object::{Backend, LARGEST_PART, ObjectUploads, Options};
+
+    use super::*;
+
+    pub(super) fn backend(key: &str, url: &ObjectUrl, config: &Config) -> Result<Backend, String> {
+        let options: Vec<_> =
+            config.storage.options.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+        bits_store_object::backend(url.as_str(), &options).map_err(|error| describe(key, &error))
+    }
+
+    pub(super) async fn open(key: &str, url: &ObjectUrl, config: &Config) -> Result<Arc<dyn UploadStore>, String> {
+        let memory = config.storage.memory.0;
+        let options = Options {
+            memory,
+            largest_part: (memory / 4).max(LARGEST_PART),
+            on_request: Arc::new(crate::metrics::object_store_request),
+            ..Options::default()
+        };
+        let store = ObjectUploads::open(backend(key, url, config)?, options).await;
+        let store = store.map_err(|error| format!("{key}: {}: {}", url.as_str(), described(&error)))?;
+        if !store.keeps_conditions() {
+            tracing::warn!(
+                storage = url.as_str(),
+                "the object store overwrites what it was asked not to: each upload is published after a look at its \
+                 destination, which does not protect from other programs that write there"
+            );
+        }
+        Ok(Arc::new(store))
+    }
+
+    /// The error with its cause on one line: stores answer with documents.
+    fn described(error: &bits_store_object::OpenError) -> String {
+        let cause = std::error::Error::source(error).map(|cause| format!(" ({cause})")).unwrap_or_default();
+        let text = format!("{error}{cause}");
+        let mut line: String = text.split_whitespace().collect::<Vec<_>>().join(" ");
+        if let Some((end, _)) = line.char_indices().nth(LONGEST_MESSAGE) {
+            line.truncate(end);
+            line.push('…');
+        }
+        line
+    }
+
+    /// Characters of a message that people read.
+    const LONGEST_MESSAGE: usize = 600;
+}
+
+/// A server without object stores reads no URL of one.
+#[cfg(not(any(feature = "s3", feature = "gcs", feature = "azure")))]
+mod object {
+    use super::*;
+
+    pub(super) fn backend(key: &str, url: &ObjectUrl, _: &Config) -> Result<(), String> {
+        Err(refused(key, url))
+    }
+
+    pub(super) async fn open(key: &str, url: &ObjectUrl, _: &Config) -> Result<Arc<dyn UploadStore>, String> {
+        Err(refused(key, url))
+    }
+
+    fn refused(key: &str, url: &ObjectUrl) -> String {
+        format!("{key}: {} needs a server that was built for object stores", url.as_str())
+    }
 }
 
 /// Opens the session database alone, whether a server runs or not.

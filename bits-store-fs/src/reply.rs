@@ -31,7 +31,13 @@ pub(crate) fn share(disk: &Disk, place: &Place) -> Result<SharedFiles, StoreErro
     let removed = disk.root.folder(&place.folder).and_then(|folder| remove(&folder, &response));
     removed.map_err(|errno| failed(format!("cannot delete {}", place.show_beside(&disk.root, RESPONSE)), errno))?;
     let folder = disk.root.path().join(&place.folder);
-    Ok(SharedFiles { request: folder.join(&place.name), response: folder.join(response) })
+    let name = |file: &str| {
+        folder.join(file).into_os_string().into_string().map_err(|path| {
+            let context = format!("{} cannot be told to an application: it is not UTF-8", path.display());
+            StoreError::new(StoreErrorKind::Other, context)
+        })
+    };
+    Ok(SharedFiles { request: name(&place.name)?, response: name(&response)? })
 }
 
 /// Makes the reply of what an application left, if it left anything.

@@ -187,6 +187,7 @@ impl UploadStore for LocalStore {
     }
 
     async fn prepare(&self, upload: &Upload, precondition: Precondition) -> Result<PublishIntent, StoreError> {
+        self.sync(upload).await?;
         let (session, upload) = (upload.session, upload.clone());
         let work = move |disk: &Disk, staged: &mut Staged| publish::prepare(disk, staged, &upload, precondition);
         self.turn(session).await.on_thread(work).await

@@ -46,8 +46,7 @@ fn row(text: &mut String, key: &Key, defaults: &toml::Table) {
     let about = key.about.split_whitespace().collect::<Vec<_>>().join(" ").replace('|', "\\|");
     let file =
         if key.secret { format!(" Or `{}_file`, which names a file that holds it.", key.name) } else { String::new() };
-    let later = if key.supported { "" } else { " Not supported yet: only the default is taken." };
-    let _ = writeln!(text, "| `{}` | `{default}` | `{example}` | {about}{file}{later} |", key.name);
+    let _ = writeln!(text, "| `{}` | `{default}` | `{example}` | {about}{file} |", key.name);
 }
 
 /// The default in TOML; its type is what the configuration shows for it.

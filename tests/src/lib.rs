@@ -8,9 +8,11 @@ mod application;
 mod authority;
 mod binary;
 mod check;
+mod fault_proxy;
 mod kerberos;
 mod machine;
 mod mutate;
+mod object_store;
 mod packet;
 mod ports;
 mod postgres;
@@ -31,9 +33,11 @@ pub use check::{
     assert_ack, assert_clean_log, assert_confined, assert_error, assert_invariants, assert_next, assert_ok,
     assert_staging_empty, list_files, pattern, wait_until,
 };
+pub use fault_proxy::{Fault, FaultProxy};
 pub use kerberos::{Kdc, OTHER_REALM, REALM};
 pub use machine::Machine;
 pub use mutate::Mutator;
+pub use object_store::ObjectStore;
 pub use packet::{Form, PROTOCOL, Packet};
 pub use postgres::{PgBouncer, Postgres, psql};
 pub use python::python;

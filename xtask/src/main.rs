@@ -1,5 +1,6 @@
 //! The project's chores: `cargo xtask --help` lists them.
 
+mod azurite;
 mod bench;
 mod book;
 mod ci;

@@ -51,6 +51,12 @@ pub(crate) const TESTS: &[Package] = &[
         reason: "a database of the tests' own",
     },
     Package { program: "pgbouncer", name: "pgbouncer", reason: "a pooler before the database" },
+    Package { program: "radosgw", name: "radosgw", reason: "an S3 store as in production" },
+    Package { program: "ceph-mon", name: "ceph-mon", reason: "what that store keeps its state in" },
+    Package { program: "ceph-osd", name: "ceph-osd", reason: "what that store keeps its objects in" },
+    Package { program: "ceph", name: "ceph-common", reason: "sets that store up" },
+    Package { program: "node", name: "nodejs", reason: "runs a store that speaks Azure's" },
+    Package { program: "npm", name: "npm", reason: "gets that store" },
 ];
 
 /// What a static server needs to be built.

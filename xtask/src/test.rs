@@ -4,6 +4,7 @@ use std::env;
 
 use clap::Args;
 
+use crate::azurite;
 use crate::dist;
 use crate::packages;
 use crate::python;
@@ -27,6 +28,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let in_ci = env::var("CI").is_ok_and(|value| value == "true");
     packages::require(packages::TESTS, options.install || in_ci)?;
     let python = python::require(options.install || in_ci)?;
+    let azurite = azurite::require(options.install || in_ci)?;
     shell::run(cargo(["build", "--bins", "--tests", "--examples"]).args(WORKSPACE))?;
     let built = shell::target_dir().join("debug");
     // Quick to make: of what was built just now, and hardly compressed.
@@ -39,6 +41,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             .env("BITS_BIN", built.join("bits"))
             .env("BITS_SHA256_BIN", built.join("examples/sha256"))
             .env("BITS_DEB", deb)
-            .env("BITS_PYTHON", python),
+            .env("BITS_PYTHON", python)
+            .env("BITS_AZURITE", azurite),
     )
 }

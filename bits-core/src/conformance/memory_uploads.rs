@@ -275,6 +275,7 @@ impl UploadStore for MemoryUploads {
     }
 
     async fn prepare(&self, upload: &Upload, precondition: Precondition) -> Result<PublishIntent, StoreError> {
+        self.sync(upload).await?;
         let bucket = self.reach()?;
         bucket.check_destination(upload, precondition)?;
         Ok(PublishIntent(if self.has_parts(upload) { "complete" } else { "put" }.to_owned()))

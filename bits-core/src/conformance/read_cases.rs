@@ -110,7 +110,8 @@ pub(super) async fn tags_differ_with_the_content(probe: impl UploadProbe) {
 
 /// What has come of an upload is read before it is published, and publishing goes on as ever.
 pub(super) async fn staged_uploads_are_read_then_published(probe: impl UploadProbe) {
-    let (rig, store, part) = (Rig::default(), probe.store(), probe.part_size());
+    let rig = Rig { reads_staged: true, ..Rig::default() };
+    let (store, part) = (probe.store(), probe.part_size());
     for total in [0, 1, part, part + 1, 3 * part + 5] {
         let (name, data) = (format!("in/{total}"), pattern(24, total));
         let id = rig.begin(store, &name, total).await;

@@ -85,7 +85,7 @@ pub(super) async fn a_reply_that_breaks_off_is_none(probe: impl UploadProbe) {
 /// A reply takes nothing of its upload away: that is read, published and kept as ever, and the
 /// reply outlives the publishing.
 pub(super) async fn a_reply_leaves_its_upload_alone(probe: impl UploadProbe) {
-    let (rig, store, part) = (Rig::default(), probe.store(), probe.part_size());
+    let (rig, store, part) = (Rig { reads_staged: true, ..Rig::default() }, probe.store(), probe.part_size());
     for total in [0, 5, part, 2 * part + 7] {
         let (name, data) = (format!("in/{total}"), pattern(0, total));
         let id = received(&rig, &probe, &name, total).await;

@@ -18,6 +18,8 @@ pub(super) const CAREFUL: Precondition =
 #[derive(Default)]
 pub(super) struct Rig {
     pub(super) sessions: MemorySessions,
+    /// Whether uploads are read before they are published.
+    pub(super) reads_staged: bool,
 }
 
 /// A new session to `key` whose uploads under way stay below `folder`.
@@ -76,7 +78,7 @@ impl Rig {
             Some(from) => self.sessions.pieces(id, from).await.expect("memory answers"),
             None => Vec::new(),
         };
-        Upload::of(&session, pieces)
+        Upload { direct: !self.reads_staged, ..Upload::of(&session, pieces) }
     }
 
     /// Writes `data` where the session stands, and commits what was written.
@@ -114,7 +116,7 @@ impl Rig {
         self.sessions.forget_pieces(id, &replaced).await.expect("memory answers");
     }
 
-    /// Syncs and prepares; the session then is in state Publish.
+    /// Prepares; the session then is in state Publish.
     pub(super) async fn intend(
         &self,
         store: &impl UploadStore,
@@ -122,7 +124,6 @@ impl Rig {
         precondition: Precondition,
     ) -> Result<PublishIntent, StoreError> {
         let upload = self.upload(store, id).await;
-        store.sync(&upload).await?;
         let intent = store.prepare(&upload, precondition).await?;
         self.commit(&self.session(id).await, &Transition::Intend(intent.clone())).await;
         Ok(intent)

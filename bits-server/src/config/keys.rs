@@ -14,8 +14,6 @@ pub struct Key {
     pub default: &'static str,
     /// What it is for.
     pub about: &'static str,
-    /// Whether anything but the default is taken.
-    pub supported: bool,
     /// Whether it may hold a secret, which can then be given as a file under this name and `_file`.
     pub secret: bool,
 }
@@ -62,13 +60,13 @@ pub(super) trait Section: Sized {
     fn show(&self) -> Vec<(&'static str, String)>;
 }
 
-/// Declares a table: a struct of the keys in `now`; those in `later` may only state their default.
+/// Declares a table: a struct of its keys.
 macro_rules! section {
     (
         $(#[doc = $section_about:literal])+
         $visibility:vis struct $section:ident in $table:literal;
         now { $( $(#[doc = $about:literal])+ $name:ident: $type:ty = $default:literal; )* }
-        later { $( $(#[doc = $later_about:literal])+ $later:ident: $later_type:ty = $later_default:literal; )* }
+        $(later {})?
     ) => {
         $(#[doc = $section_about])+
         #[derive(Clone, Debug, PartialEq, Eq)]
@@ -84,16 +82,7 @@ macro_rules! section {
                     name: stringify!($name),
                     default: $default,
                     about: concat!($($about),+).trim_ascii(),
-                    supported: true,
                     secret: <$type as $crate::config::setting::Setting>::SECRET,
-                }, )*
-                $( $crate::config::Key {
-                    table: $table,
-                    name: stringify!($later),
-                    default: $later_default,
-                    about: concat!($($later_about),+).trim_ascii(),
-                    supported: false,
-                    secret: <$later_type as $crate::config::setting::Setting>::SECRET,
                 }, )*
             ];
 
@@ -101,7 +90,6 @@ macro_rules! section {
                 table: &$crate::config::layers::Table,
                 problems: &mut $crate::config::error::Problems,
             ) -> Self {
-                $( table.refuse_unless_default::<$later_type>(stringify!($later), $later_default, problems); )*
                 Self { $( $name: table.read(stringify!($name), $default, problems), )* }
             }
 
@@ -109,7 +97,6 @@ macro_rules! section {
                 use $crate::config::setting::Setting;
                 vec![
                     $( (stringify!($name), self.$name.show()), )*
-                    $( (stringify!($later), <$later_type>::declared($later_default).show()), )*
                 ]
             }
         }

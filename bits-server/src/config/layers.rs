@@ -10,7 +10,7 @@ use toml::de::{DeArray, DeTable, DeValue};
 use super::error::{Location, Problems};
 use super::keys::{self, REPEATED, Section, TABLES, dotted, unknown_key, unknown_variable};
 use super::setting::{Raw, Setting};
-use super::{DirectoryConfig, Overrides, secret};
+use super::{DirectoryConfig, Overrides, StorageConfig, secret};
 
 /// The raw values of all tables.
 #[derive(Debug)]
@@ -134,7 +134,7 @@ impl Layers {
             return Err(FILE_ONLY.to_owned());
         }
         if name.starts_with("BITS__STORAGE__OPTIONS__") {
-            return Err(format!("{LATER}; remove the variable"));
+            return self.add_option(name, text);
         }
         let known = keys::find_variable(name);
         let table = known.and_then(|(key, in_file)| Some((key.name, in_file, self.tables.get_mut(key.table)?)));
@@ -145,6 +145,22 @@ impl Layers {
         let (raw, location) = (Raw::Text(text), Location::Variable(name.to_owned()));
         let value = if in_file { Value::from_file(&self.base, &raw, location)? } else { Value::new(raw, location) };
         table.insert(key, value);
+        Ok(())
+    }
+}
+
+impl Layers {
+    /// One more option of the object stores.
+    fn add_option(&mut self, variable: &str, text: String) -> Result<(), String> {
+        let name = variable["BITS__STORAGE__OPTIONS__".len()..].to_ascii_lowercase();
+        let table = self.tables.get_mut(StorageConfig::TABLE).ok_or_else(|| unknown_variable(variable))?;
+        let mut options = match table.values.remove("options").map(|value| value.raw) {
+            Some(Raw::Table(options)) => options,
+            _ => Vec::new(),
+        };
+        options.retain(|(other, _)| !other.eq_ignore_ascii_case(&name));
+        options.push((name, Raw::Text(text)));
+        table.insert("options", Value::new(Raw::Table(options), Location::Variable(variable.to_owned())));
         Ok(())
     }
 }
@@ -161,16 +177,6 @@ impl Table {
             problems.add(&value.location, dotted(self.name, name), message);
             T::declared(default)
         })
-    }
-
-    /// Reports a key that is not supported yet, unless it states its default.
-    pub(super) fn refuse_unless_default<T: Setting>(&self, name: &str, default: &str, problems: &mut Problems) {
-        let default = T::declared(default);
-        let Some(value) = self.values.get(name).filter(|value| T::read(&value.raw).as_ref() != Ok(&default)) else {
-            return;
-        };
-        let message = format!("{LATER}; remove it or leave it at its default, {}", default.show());
-        problems.add(&value.location, dotted(self.name, name), message);
     }
 
     /// Where a key was given, or else the table.
@@ -214,8 +220,6 @@ impl Table {
 
 type Key<'a> = Spanned<toml::de::DeString<'a>>;
 
-/// What a key is told that belongs to a later feature.
-const LATER: &str = "not supported yet";
 const GIVEN_TWICE: &str = "the secret is given both as it is and as a file; remove one";
 const FILE_ONLY: &str = "repeated tables come from the file only; remove the variable and write a [[...]] table there";
 
@@ -275,7 +279,9 @@ fn raw(value: &DeValue<'_>) -> Raw {
             .map_or(Raw::Other("a number out of range"), Raw::Integer),
         DeValue::Boolean(value) => Raw::Bool(*value),
         DeValue::Array(items) => Raw::List(list(items)),
-        DeValue::Table(table) => Raw::Table(table.len()),
+        DeValue::Table(table) => {
+            Raw::Table(table.iter().map(|(key, value)| (key.get_ref().to_string(), raw(value.get_ref()))).collect())
+        }
         DeValue::Float(_) => Raw::Other("a fraction"),
         DeValue::Datetime(_) => Raw::Other("a date"),
     }

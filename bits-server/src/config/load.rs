@@ -13,7 +13,7 @@ use super::layers::{Layers, Table};
 use super::negotiate;
 use super::{
     Admin, Config, ConfigError, DirectoryConfig, Limits, ListenerConfig, Root, Size, Source, StateConfig, StateUrl,
-    StorageConfig, StorageUrl, listeners, notification,
+    StorageConfig, StorageUrl, listeners, notification, object,
 };
 use super::{access, webhooks};
 
@@ -80,12 +80,15 @@ fn resolve(layers: &Layers, path: Option<&Path>, data_dir: Option<PathBuf>, prob
     let admin = Admin::read(layers.table::<Admin>(), problems);
     check_listen(&root.listen, &admin, layers, problems);
     let listeners = listeners::read(layers, base, &root, &admin, problems);
-    let directories = directories(layers, base, &root, &listeners, problems);
-    let data_dir = data_dir.unwrap_or_else(|| base.join(root.data_dir));
+    let data_dir = data_dir.unwrap_or_else(|| base.join(&root.data_dir));
+    let mut storage = storage(StorageConfig::read(layers.table::<StorageConfig>(), problems), base, &data_dir);
+    let mut secret_files = layers.secret_files();
+    secret_files.extend(storage.options.resolve(base, layers.table::<StorageConfig>(), problems));
+    let directories = directories(layers, base, &root, &listeners, &storage.url, problems);
     Config {
         listen: root.listen,
         state: state(StateConfig::read(layers.table::<StateConfig>(), problems), base, &data_dir),
-        storage: storage(StorageConfig::read(layers.table::<StorageConfig>(), problems), base, &data_dir),
+        storage,
         data_dir,
         shutdown_grace: root.shutdown_grace,
         confine: root.confine,
@@ -96,7 +99,7 @@ fn resolve(layers: &Layers, path: Option<&Path>, data_dir: Option<PathBuf>, prob
         limits: limits(layers.table::<Limits>(), problems),
         webhooks: webhooks::read(layers, &directories, problems),
         directories,
-        secret_files: layers.secret_files(),
+        secret_files,
         source: path.map_or(Source::Defaults, |path| Source::File(path.to_owned())),
     }
 }
@@ -108,8 +111,9 @@ fn state(mut state: StateConfig, base: &Path, data_dir: &Path) -> StateConfig {
 }
 
 fn storage(mut storage: StorageConfig, base: &Path, data_dir: &Path) -> StorageConfig {
-    let StorageUrl::File(path) = &mut storage.url;
-    *path = if path.as_os_str().is_empty() { data_dir.join("files") } else { base.join(&*path) };
+    if let StorageUrl::File(path) = &mut storage.url {
+        *path = if path.as_os_str().is_empty() { data_dir.join("files") } else { base.join(&*path) };
+    }
     storage
 }
 
@@ -153,6 +157,7 @@ fn directories(
     base: &Path,
     root: &Root,
     listeners: &[ListenerConfig],
+    storage: &StorageUrl,
     problems: &mut Problems,
 ) -> Vec<DirectoryConfig> {
     let default = [Table::new(DirectoryConfig::TABLE, Location::Default)];
@@ -164,6 +169,7 @@ fn directories(
     access::check_personal(tables, &directories, problems);
     for (table, directory) in tables.iter().zip(&directories) {
         notification::check(table, directory, root.public_url.as_ref(), problems);
+        object::check(table, directory, storage, problems);
     }
     directories
 }
@@ -190,6 +196,13 @@ fn directory(table: &Table, base: &Path, problems: &mut Problems) -> DirectoryCo
         }
     }
     directory.htpasswd = directory.htpasswd.map(|path| base.join(path));
+    if let Some(StorageUrl::File(path)) = &mut directory.storage_url {
+        if path.as_os_str().is_empty() {
+            let message = "names no folder; write \"file:PATH\", or remove it for that of [storage]";
+            problems.add(table.location("storage_url"), "directories.storage_url", message);
+        }
+        *path = base.join(&*path);
+    }
     negotiate::resolve(table, &mut directory, base, problems);
     access::check(table, &directory, problems);
     directory

@@ -11,6 +11,7 @@ mod listeners;
 mod load;
 mod negotiate;
 mod notification;
+mod object;
 mod secret;
 mod setting;
 mod show;
@@ -33,13 +34,13 @@ pub use keys::{Key, keys};
 pub use load::{Overrides, process_environment};
 pub use negotiate::NtlmDomain;
 pub use notification::{NotificationType, NotificationUrl, PublicUrl};
+pub use object::{ObjectUrl, StorageOptions};
 pub use secret::Secret;
 pub use setting::{ClientCertificate, HostName, StateUrl, StorageUrl, Sync, UrlPath};
 pub use units::{Mode, Size, parse_duration};
 pub use webhooks::WebhookUrl;
 
 use keys::section;
-use setting::NoOptions;
 
 /// What the server runs with. [`Config::load`] makes it; its `Display` is valid TOML without secrets.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -102,7 +103,6 @@ section! {
         /// Scheme and host that clients see, where a proxy changes them.
         public_url: Option<PublicUrl> = "";
     }
-    later {}
 }
 
 section! {
@@ -126,7 +126,6 @@ section! {
         /// Whether passwords are taken though anybody on the way can read them.
         allow_plain_basic: bool = "false";
     }
-    later {}
 }
 
 section! {
@@ -136,7 +135,6 @@ section! {
         /// The address of the admin listener; empty turns it off.
         listen: Option<SocketAddr> = "127.0.0.1:8081";
     }
-    later {}
 }
 
 section! {
@@ -148,23 +146,22 @@ section! {
         /// Whether `serve` brings an old database up to date.
         migrate: bool = "true";
     }
-    later {}
 }
 
 section! {
     /// `[storage]`: where bytes are kept.
     pub struct StorageConfig in "storage";
     now {
-        /// The storage: `file:` is `data_dir/files`, or `file:PATH`.
+        /// The storage: `file:` is `data_dir/files`, or `file:PATH`, `s3://BUCKET/PREFIX`, `gs://BUCKET/PREFIX`, `az://CONTAINER/PREFIX`.
         url: StorageUrl = "file:";
         /// When bytes are forced to stable storage: `checkpoint`, or `fragment` before every ack.
         sync: Sync = "checkpoint";
         /// Space that is kept free on the local disk; below it uploads are refused as disk full.
         reserve_free: Size = "1GiB";
-    }
-    later {
-        /// Options of an object store.
-        options: NoOptions = "";
+        /// What uploads to an object store may hold in memory together; a quarter of it bounds a part.
+        memory: Size = "256MiB";
+        /// Options of object stores, such as `endpoint`, `region` and credentials; `NAME_file` reads one from a file.
+        options: StorageOptions = "";
     }
 }
 
@@ -186,8 +183,6 @@ section! {
         minimum_rate: Option<Size> = "unlimited";
         /// Bytes per second of all uploads together, at least 64 KiB.
         bandwidth: Option<Size> = "unlimited";
-    }
-    later {
     }
 }
 
@@ -263,10 +258,8 @@ section! {
         allow_users: Vec<UserPattern> = "";
         /// Whether each user has a folder below `storage_path`.
         per_user_folder: bool = "false";
-    }
-    later {
         /// Another storage for this directory.
-        storage_url: String = "";
+        storage_url: Option<StorageUrl> = "";
     }
 }
 
@@ -291,7 +284,6 @@ section! {
         /// How many events that are not taken are kept, the newest.
         maximum_pending: u32 = "100000";
     }
-    later {}
 }
 
 impl DirectoryConfig {

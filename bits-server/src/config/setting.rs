@@ -8,6 +8,7 @@ use bits_core::{InvalidPath, PublishAt, StorageKey, StoreAs};
 use http::StatusCode;
 use ipnet::IpNet;
 
+use super::object::ObjectUrl;
 use super::units::{Mode, Size, check_size, parse_duration, parse_mode, parse_size, show_mode, show_size, show_time};
 
 /// The longest `BITS-Host-Id` that clients take.
@@ -20,8 +21,8 @@ pub(super) enum Raw {
     Integer(i128),
     Bool(bool),
     List(Vec<Raw>),
-    /// A table with so many keys.
-    Table(usize),
+    /// A table with its keys.
+    Table(Vec<(String, Raw)>),
     /// Something that no key takes, by its name.
     Other(&'static str),
 }
@@ -80,6 +81,8 @@ pub enum StateUrl {
 pub enum StorageUrl {
     /// A folder of the local disk.
     File(PathBuf),
+    /// A bucket or container, with a prefix or without.
+    Object(ObjectUrl),
 }
 
 /// When received bytes are forced to stable storage.
@@ -131,10 +134,6 @@ impl HostName {
         &self.0
     }
 }
-
-/// The options of an object store, of which there are none yet.
-#[derive(Debug, PartialEq)]
-pub(super) struct NoOptions;
 
 impl<T: Setting> Setting for Option<T> {
     const SECRET: bool = T::SECRET;
@@ -309,16 +308,16 @@ impl Setting for StorageUrl {
         let text = raw.text("\"file:\" or \"file:PATH\"")?;
         match text.split_once(':') {
             Some(("file", path)) => url_path(path, "file").map(Self::File),
-            Some((store @ ("s3" | "gs" | "az"), _)) => {
-                Err(format!("{store}: is not supported yet; write \"file:\" or \"file:PATH\""))
-            }
+            Some(("s3" | "gs" | "az", _)) => ObjectUrl::parse(text).map(Self::Object),
             _ => Err("names no known storage; write \"file:\" or \"file:PATH\"".to_owned()),
         }
     }
 
     fn show(&self) -> String {
-        let Self::File(path) = self;
-        quoted(&format!("file:{}", path.display()))
+        match self {
+            Self::File(path) => quoted(&format!("file:{}", path.display())),
+            Self::Object(url) => quoted(url.as_str()),
+        }
     }
 }
 
@@ -442,20 +441,6 @@ impl Setting for HostName {
 
     fn show(&self) -> String {
         quoted(&self.0)
-    }
-}
-
-impl Setting for NoOptions {
-    fn read(raw: &Raw) -> Result<Self, String> {
-        match raw {
-            Raw::Table(0) => Ok(Self),
-            Raw::Text(text) if text.is_empty() => Ok(Self),
-            _ => Err(raw.not("a table")),
-        }
-    }
-
-    fn show(&self) -> String {
-        "{}".to_owned()
     }
 }
 

@@ -40,9 +40,8 @@ fn section<T: Section>(f: &mut fmt::Formatter<'_>, header: &str, values: &T) -> 
     if !header.is_empty() {
         writeln!(f, "\n{header}")?;
     }
-    for (key, (name, value)) in T::KEYS.iter().zip(values.show()) {
-        let note = if key.supported { "" } else { "  # not supported yet" };
-        writeln!(f, "{name} = {value}{note}")?;
+    for (name, value) in values.show() {
+        writeln!(f, "{name} = {value}")?;
     }
     Ok(())
 }

@@ -52,8 +52,12 @@ impl Allowed {
         allowed.read_file(Path::new("/etc/resolv.conf"));
         allowed.authorities();
         allowed.write(&config.data_dir);
-        let StorageUrl::File(root) = &config.storage.url;
-        allowed.write(root);
+        let storages = config.directories.iter().filter_map(|one| one.storage_url.as_ref());
+        for storage in storages.chain([&config.storage.url]) {
+            if let StorageUrl::File(root) = storage {
+                allowed.write(root);
+            }
+        }
         // SQLite keeps its log and its shared memory beside the database.
         let StateUrl::Sqlite(database) = &config.state.url;
         allowed.write(folder_of(database));

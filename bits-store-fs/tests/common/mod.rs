@@ -46,6 +46,7 @@ pub(crate) fn upload(name: &str, total: u64) -> Upload {
         synced: 0,
         handle: None,
         pieces: Vec::new(),
+        direct: true,
     }
 }
 

@@ -6,7 +6,7 @@ use serde_json::Value;
 use crate::shell::{self, Result, cargo};
 
 /// Sets beyond none, the default ones, each one alone and all together.
-const SETS: &[(&str, &str)] = &[("bits-server", "default,negotiate")];
+const SETS: &[(&str, &str)] = &[("bits-server", "default,negotiate"), ("bits-server", "default,s3,gcs,azure")];
 
 pub(crate) fn check() -> Result<()> {
     for package in packages()? {

@@ -1,0 +1,112 @@
+//! Bytes that count no more: pieces that others replaced, and what no row ever named.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use bits_core::{Found, Session, SessionId, SessionStoreError, StagedObject, State, StorageKey, Upload, UploadStore};
+use futures_util::StreamExt;
+
+use crate::engine::{Inner, chain};
+
+/// Who still reads what was just replaced gets it.
+const GRACE: Duration = Duration::from_secs(30);
+/// Objects that are looked at and deleted in one go.
+const BATCH: usize = 1000;
+
+impl Inner {
+    /// Deletes the bytes of pieces that the row has replaced by now, after a grace. What a crash
+    /// leaves goes with the session.
+    pub(crate) fn forget_later(&self, session: &Session) {
+        let (Ok(store), id) = (self.storage(&session.storage).cloned(), session.id) else { return };
+        let (sessions, stop) = (self.sessions.clone(), self.stop.clone());
+        let upload = Upload::of(session, Vec::new());
+        self.tasks.spawn(async move {
+            let replaced = match sessions.replaced_pieces(id).await {
+                Ok(replaced) if !replaced.is_empty() => replaced,
+                Ok(_) => return,
+                Err(error) => return tracing::error!(error = %chain(&error), "the session store failed"),
+            };
+            if stop.run_until_cancelled(tokio::time::sleep(GRACE)).await.is_none() {
+                return;
+            }
+            if let Err(error) = store.discard_pieces(&upload, &replaced).await {
+                return tracing::warn!(session = %id, error = %chain(&error), "replaced bytes could not be deleted; they go with the session");
+            }
+            if let Err(error) = sessions.forget_pieces(id, &replaced).await {
+                tracing::error!(error = %chain(&error), "the session store failed");
+            }
+        });
+    }
+
+    /// Deletes what is staged and can never count: of no session, of an ended one, or written under
+    /// an older epoch of a live one and not named by its row. Returns how many objects.
+    pub(crate) async fn delete_orphans(&self, is_over: impl Fn() -> bool) -> Result<u64, SessionStoreError> {
+        let mut deleted = 0;
+        let folders: BTreeSet<(String, String)> =
+            self.directories.iter().map(|it| (it.storage.clone(), it.storage_path.to_string())).collect();
+        for (storage, folder) in folders {
+            let (Some(store), Ok(folder)) = (self.storages.get(&storage), StorageKey::parse(&folder)) else { continue };
+            let mut listed = store.staged(&folder).chunks(BATCH);
+            while let Some(chunk) = listed.next().await {
+                if is_over() {
+                    return Ok(deleted);
+                }
+                match chunk.into_iter().collect::<Result<Vec<_>, _>>() {
+                    Ok(objects) => deleted += self.delete_orphans_among(store, objects).await?,
+                    Err(error) => {
+                        tracing::error!(storage, error = %chain(&error), "what is staged cannot be listed; the next sweep tries again");
+                        break;
+                    }
+                }
+            }
+        }
+        Ok(deleted)
+    }
+
+    async fn delete_orphans_among(
+        &self,
+        store: &Arc<dyn UploadStore>,
+        objects: Vec<StagedObject>,
+    ) -> Result<u64, SessionStoreError> {
+        let mut by_session: BTreeMap<SessionId, Vec<StagedObject>> = BTreeMap::new();
+        for object in objects {
+            by_session.entry(object.session).or_default().push(object);
+        }
+        let mut orphans = Vec::new();
+        for (id, mut objects) in by_session {
+            // The row is read after the listing: what it does not name now it never will, since
+            // nobody commits under an older epoch.
+            match self.sessions.load(id).await? {
+                Some(Found::Live(session)) => {
+                    let named = self.named(&session).await?;
+                    objects.retain(|object| object.epoch < session.epoch && !named.contains(&object.id));
+                }
+                Some(Found::Ended(tombstone)) if tombstone.unclean => continue,
+                Some(Found::Ended(_)) | None => {}
+            }
+            orphans.append(&mut objects);
+        }
+        if orphans.is_empty() {
+            return Ok(0);
+        }
+        if let Err(error) = store.discard_staged(&orphans).await {
+            tracing::error!(error = %chain(&error), "staged bytes could not be deleted; the next sweep tries again");
+            return Ok(0);
+        }
+        Ok(orphans.len() as u64)
+    }
+
+    /// What the row of a live session names.
+    async fn named(&self, session: &Session) -> Result<BTreeSet<String>, SessionStoreError> {
+        // Bytes that were published are of no use where no application may still read them.
+        if session.state == State::WaitForClose && session.notification.is_none() {
+            return Ok(BTreeSet::new());
+        }
+        let pieces = self.sessions.pieces(session.id, 0).await?;
+        let handle = session.handle.iter().flat_map(|handle| handle.split(' ')).map(str::to_owned);
+        Ok(pieces.into_iter().map(|piece| piece.id).chain(handle).collect())
+    }
+}

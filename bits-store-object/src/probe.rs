@@ -1,0 +1,115 @@
+//! What a store keeps to, tried out before it is used; and what is wrong with one that is not fit.
+
+use bits_core::{SessionId, StorageKey};
+use object_store::{CopyMode, Error, PutMode};
+use uuid::Uuid;
+
+use crate::{
+    error::{Failed, Why},
+    requests::Requests,
+};
+
+/// Which conditions the store keeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Conditions {
+    /// It writes no object where one stands, when asked to.
+    pub(crate) put: bool,
+    /// Nor copies one there.
+    pub(crate) copy: bool,
+}
+
+/// Why a store cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// The bucket or container is not there.
+    #[error("the bucket does not exist, or lies in another region: check its name, the region and the endpoint")]
+    NoBucket(#[source] Error),
+    /// The credentials are missing or wrong.
+    #[error("the store does not accept the credentials: check them, and the region that they are signed for")]
+    Credentials(#[source] Error),
+    /// They are right, but do not allow what is needed.
+    #[error("the credentials may not {what}: reading, writing, deleting and listing must be allowed")]
+    Denied {
+        /// What was tried.
+        what: String,
+        /// What the store said.
+        source: Error,
+    },
+    /// There is no answer, or none of a store of this kind.
+    #[error("the store does not answer as one of its kind: check the endpoint and that it can be reached")]
+    NoAnswer(#[source] Option<Error>),
+    /// It loses what is needed to tell whose object is whose.
+    #[error("the store does not keep metadata with its objects, which uploads are known by")]
+    NoMetadata,
+}
+
+/// Writes, copies, reads and deletes small objects of its own.
+pub(crate) async fn probe(requests: &Requests) -> Result<Conditions, OpenError> {
+    let session = SessionId::new(Uuid::new_v4());
+    let folder = format!("{}/{}", StorageKey::STAGING, session.uuid());
+    let (first, second) = (format!("{folder}/0-probe-1"), format!("{folder}/0-probe-2"));
+    let outcome = try_out(requests, session, &first, &second).await;
+    let deleted = requests.delete(&[first, second]).await;
+    let conditions = outcome?;
+    deleted.map_err(OpenError::of)?;
+    Ok(conditions)
+}
+
+async fn try_out(requests: &Requests, session: SessionId, first: &str, second: &str) -> Result<Conditions, OpenError> {
+    for name in [first, second] {
+        requests.put(name, "probe".into(), PutMode::Overwrite, Some(session)).await.map_err(OpenError::of)?;
+    }
+    let found = requests.head(first).await.map_err(OpenError::of)?;
+    if !found.is_some_and(|found| found.is_of(session)) {
+        return Err(OpenError::NoMetadata);
+    }
+    // A store that says 403 for what is not there cannot be asked whether a destination is free.
+    requests.head(&format!("{first}-absent")).await.map_err(OpenError::of)?;
+    let put = requests.put(first, "probe".into(), PutMode::Create, Some(session)).await;
+    let copy = requests.copy(first, second, 5, CopyMode::Create).await;
+    let copy = copy.is_err_and(|failed| failed.is_conflict());
+    if !copy {
+        // Some stores know no copy with a condition; all must know one without.
+        requests.copy(first, second, 5, CopyMode::Overwrite).await.map_err(OpenError::of)?;
+    }
+    Ok(Conditions { put: is_kept(put)?, copy })
+}
+
+/// Whether what must be refused was refused; an error where nobody can tell.
+fn is_kept(tried: Result<(), Failed>) -> Result<bool, OpenError> {
+    match tried {
+        Ok(()) => Ok(false),
+        Err(failed) if failed.is_conflict() => Ok(true),
+        // It has no such condition.
+        Err(Failed { why: Why::Store(Error::NotSupported { .. } | Error::NotImplemented { .. }), .. }) => Ok(false),
+        Err(failed) => Err(OpenError::of(failed)),
+    }
+}
+
+impl OpenError {
+    fn of(failed: Failed) -> Self {
+        let Failed { what, why } = failed;
+        let error = match why {
+            Why::Late => return Self::NoAnswer(None),
+            Why::Store(error) => error,
+        };
+        let text = error.to_string();
+        let says = |codes: &[&str]| codes.iter().any(|code| text.contains(code));
+        if says(&[
+            "InvalidAccessKeyId",
+            "SignatureDoesNotMatch",
+            "AuthenticationFailed",
+            "AuthorizationHeaderMalformed",
+        ]) {
+            return Self::Credentials(error);
+        }
+        match error {
+            Error::NotFound { .. } => Self::NoBucket(error),
+            Error::Unauthenticated { .. } => Self::Credentials(error),
+            Error::PermissionDenied { .. } => Self::Denied { what, source: error },
+            error if says(&["NoSuchBucket", "PermanentRedirect", "301 Moved Permanently"]) => Self::NoBucket(error),
+            error => Self::NoAnswer(Some(error)),
+        }
+    }
+}

@@ -1,0 +1,203 @@
+//! Object stores of a test's own: Ceph's gateway and a small server for S3, Azurite for Azure.
+
+use std::{
+    io::{BufRead, BufReader},
+    net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    process::{Child, ChildStdin, Command, Stdio},
+    sync::{
+        LazyLock, OnceLock,
+        atomic::{AtomicU64, Ordering},
+        mpsc,
+    },
+    thread,
+};
+
+use s3s::{auth::SimpleAuth, service::S3ServiceBuilder};
+use s3s_fs::FileSystem;
+
+use crate::ports::Port;
+
+const BUCKET: &str = "bucket";
+const ACCESS_KEY: &str = "ACCESSKEY";
+const SECRET_KEY: &str = "SECRETKEY";
+/// The account that Azurite knows, with its published key.
+const AZURE_ACCOUNT: &str = "devstoreaccount1";
+const AZURE_KEY: &str = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw==";
+
+/// An object store, with a prefix that no other test has.
+#[derive(Clone, Debug)]
+pub struct ObjectStore {
+    /// Which program it is.
+    pub name: &'static str,
+    /// The URL for `storage.url`.
+    pub url: String,
+    /// The options for `[storage.options]`.
+    pub options: Vec<(&'static str, String)>,
+    address: SocketAddr,
+}
+
+impl ObjectStore {
+    /// Ceph's gateway, one for all tests of the process.
+    pub fn ceph() -> Self {
+        static CEPH: LazyLock<Process> = LazyLock::new(Process::ceph);
+        Self::s3("Ceph", CEPH.address())
+    }
+
+    /// A small S3 server within the process.
+    pub fn small() -> Self {
+        static SMALL: LazyLock<SocketAddr> = LazyLock::new(|| serve_files(true));
+        Self::s3("s3s-fs", *SMALL)
+    }
+
+    /// The same, which asks nobody for credentials.
+    pub fn open_to_all() -> Self {
+        static OPEN: LazyLock<SocketAddr> = LazyLock::new(|| serve_files(false));
+        let mut store = Self::s3("s3s-fs", *OPEN);
+        store.options.retain(|(name, _)| !name.contains("key"));
+        store.set("skip_signature", "true");
+        store
+    }
+
+    /// Azurite, one for all tests of the process.
+    pub fn azurite() -> Self {
+        static AZURITE: LazyLock<Process> = LazyLock::new(Process::azurite);
+        let address = AZURITE.address();
+        let options = vec![
+            ("endpoint", format!("http://{address}/{AZURE_ACCOUNT}")),
+            ("account_name", AZURE_ACCOUNT.to_owned()),
+            ("account_key", AZURE_KEY.to_owned()),
+            ("allow_http", "true".to_owned()),
+        ];
+        Self { name: "Azurite", url: format!("az://{BUCKET}/{}", fresh_prefix()), options, address }
+    }
+
+    fn s3(name: &'static str, address: SocketAddr) -> Self {
+        let options = vec![
+            ("endpoint", format!("http://{address}")),
+            ("region", "us-east-1".to_owned()),
+            ("access_key_id", ACCESS_KEY.to_owned()),
+            ("secret_access_key", SECRET_KEY.to_owned()),
+            ("allow_http", "true".to_owned()),
+        ];
+        Self { name, url: format!("s3://{BUCKET}/{}", fresh_prefix()), options, address }
+    }
+
+    /// Where the store listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The same store reached by another address, such as a proxy's.
+    #[must_use]
+    pub fn through(mut self, address: SocketAddr) -> Self {
+        let old = self.address.to_string();
+        for (_, value) in self.options.iter_mut().filter(|(name, _)| *name == "endpoint") {
+            *value = value.replace(&old, &address.to_string());
+        }
+        self
+    }
+
+    /// Sets an option.
+    pub fn set(&mut self, name: &'static str, value: &str) {
+        self.options.retain(|(other, _)| *other != name);
+        self.options.push((name, value.to_owned()));
+    }
+
+    /// The lines of a configuration that name it.
+    pub fn lines(&self) -> String {
+        let options: String = self.options.iter().map(|(name, value)| format!("{name} = {value:?}\n")).collect();
+        format!("[storage]\nurl = {:?}\n[storage.options]\n{options}\n", self.url)
+    }
+}
+
+fn fresh_prefix() -> String {
+    static COUNTER: AtomicU64 = AtomicU64::new(0);
+    format!("test-{}", COUNTER.fetch_add(1, Ordering::Relaxed))
+}
+
+/// A server that ends when its input does, which is when this process ends, however that does.
+struct Process {
+    port: Port,
+    _input: ChildStdin,
+    _child: Child,
+}
+
+impl Process {
+    fn ceph() -> Self {
+        let port = Port::reserve();
+        let folder = std::env::temp_dir().join(format!("bits-test-ceph-{}", port.number));
+        let mut script = Command::new("bash");
+        script.arg("-c").arg(include_str!("ceph.sh")).arg("ceph.sh").arg(folder).arg(port.number.to_string());
+        Self::start(script, port)
+    }
+
+    fn azurite() -> Self {
+        let port = Port::reserve();
+        let folder = std::env::temp_dir().join(format!("bits-test-azurite-{}", port.number));
+        let mut script = Command::new("bash");
+        script.arg("-c").arg(include_str!("azurite.sh")).arg("azurite.sh").arg(folder).arg(port.number.to_string());
+        script.env("AZURITE", azurite());
+        script.env("ACCOUNT", AZURE_ACCOUNT).env("KEY", AZURE_KEY).env("CONTAINER", BUCKET);
+        Self::start(script, port)
+    }
+
+    fn start(mut script: Command, port: Port) -> Self {
+        let mut child = script.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("bash runs");
+        let mut line = String::new();
+        let output = child.stdout.take().expect("its output is read");
+        BufReader::new(output).read_line(&mut line).expect("it says something");
+        assert_eq!(line.trim(), "ready", "an object store does not start");
+        let _input = child.stdin.take().expect("its input is held");
+        Self { port, _input, _child: child }
+    }
+
+    fn address(&self) -> SocketAddr {
+        (Ipv4Addr::LOCALHOST, self.port.number).into()
+    }
+}
+
+fn azurite() -> PathBuf {
+    let path = std::env::var_os("BITS_AZURITE").expect("BITS_AZURITE names the program; `cargo xtask test` sets it");
+    PathBuf::from(path)
+}
+
+/// Serves a folder as a bucket, on a thread that ends with the process.
+fn serve_files(with_keys: bool) -> SocketAddr {
+    static FOLDERS: [OnceLock<tempfile::TempDir>; 2] = [OnceLock::new(), OnceLock::new()];
+    let folder = FOLDERS[usize::from(with_keys)]
+        .get_or_init(|| tempfile::Builder::new().prefix("bits-test-s3-").tempdir().expect("there is a folder"));
+    std::fs::create_dir(folder.path().join(BUCKET)).expect("the bucket is new");
+    let mut builder = S3ServiceBuilder::new(FileSystem::new(folder.path()).expect("the folder is there"));
+    if with_keys {
+        builder.set_auth(SimpleAuth::from_single(ACCESS_KEY, SECRET_KEY));
+    }
+    let service = builder.build();
+    let (tell, told) = mpsc::channel();
+    thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+        runtime.expect("there are threads").block_on(async move {
+            let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port is free");
+            tell.send(listener.local_addr().expect("it listens")).expect("somebody waits");
+            while let Ok((stream, _)) = listener.accept().await {
+                let service = service.clone();
+                tokio::spawn(async move {
+                    // It takes the folders that it keeps objects in for objects that are broken.
+                    let service = hyper::service::service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
+                        let (service, is_head) = (service.clone(), request.method() == hyper::Method::HEAD);
+                        async move {
+                            let mut answer = service.call(request.map(s3s::Body::from)).await?;
+                            if is_head && answer.status().is_server_error() {
+                                *answer.status_mut() = hyper::StatusCode::NOT_FOUND;
+                            }
+                            Ok::<_, s3s::HttpError>(answer)
+                        }
+                    });
+                    let connection = hyper_util::server::conn::auto::Builder::new(hyper_util::rt::TokioExecutor::new());
+                    let _ = connection.serve_connection(hyper_util::rt::TokioIo::new(stream), service).await;
+                });
+            }
+        });
+    });
+    told.recv().expect("it listens")
+}
