@@ -52,7 +52,7 @@ impl Inner {
     }
 
     async fn store_fragment(
-        &self,
+        self: &Arc<Self>,
         call: &Call,
         fragment: FragmentHead,
         body: &mut Body,
@@ -80,7 +80,7 @@ impl Inner {
     }
 
     async fn take(
-        &self,
+        self: &Arc<Self>,
         call: &Call,
         session: &Session,
         fragment: FragmentHead,
@@ -196,7 +196,7 @@ impl Inner {
     }
 
     async fn write(
-        &self,
+        self: &Arc<Self>,
         call: &Call,
         session: &Session,
         (skip, length): (u64, u64),
@@ -242,7 +242,7 @@ impl Inner {
 
     /// Keeps what is certain of a write that failed.
     async fn write_failed(
-        &self,
+        self: &Arc<Self>,
         call: &Call,
         session: &Session,
         written: Written,
@@ -273,7 +273,7 @@ impl Inner {
 
     /// Makes the whole upload durable where publishing does not do so before the last ack.
     async fn finish(
-        &self,
+        self: &Arc<Self>,
         call: &Call,
         session: &Session,
         mut upload: Upload,
@@ -291,7 +291,7 @@ impl Inner {
     }
 
     /// The same for an upload whose last byte is held already.
-    async fn finish_held(&self, call: &Call, session: &Session) -> Result<Step, Refusal> {
+    async fn finish_held(self: &Arc<Self>, call: &Call, session: &Session) -> Result<Step, Refusal> {
         let upload = self.upload(session).await?;
         let nothing = Written {
             reached: session.received,
@@ -304,7 +304,7 @@ impl Inner {
     }
 
     /// Commits what was written; none when somebody else moved the session.
-    async fn advance(&self, session: &Session, written: Written) -> Result<Option<Session>, Refusal> {
+    async fn advance(self: &Arc<Self>, session: &Session, written: Written) -> Result<Option<Session>, Refusal> {
         let (reached, synced) = (written.reached, written.synced);
         if reached < session.received || (reached == session.received && synced <= session.synced) {
             return Ok(Some(session.clone()));

@@ -6,7 +6,9 @@ use std::{
     time::Duration,
 };
 
-use bits_core::{Found, Session, SessionId, SessionStoreError, StagedObject, State, StorageKey, Upload, UploadStore};
+use bits_core::{
+    Found, Piece, Session, SessionId, SessionStoreError, StagedObject, State, StorageKey, Upload, UploadStore,
+};
 use futures_util::StreamExt;
 
 use crate::engine::{Inner, chain};
@@ -19,26 +21,45 @@ const BATCH: usize = 1000;
 impl Inner {
     /// Deletes the bytes of pieces that the row has replaced by now, after a grace. What a crash
     /// leaves goes with the session.
-    pub(crate) fn forget_later(&self, session: &Session) {
-        let (Ok(store), id) = (self.storage(&session.storage).cloned(), session.id) else { return };
-        let (sessions, stop) = (self.sessions.clone(), self.stop.clone());
-        let upload = Upload::of(session, Vec::new());
+    pub(crate) fn forget_later(self: &Arc<Self>, session: &Session) {
+        let (inner, session) = (self.clone(), session.clone());
         self.tasks.spawn(async move {
-            let replaced = match sessions.replaced_pieces(id).await {
-                Ok(replaced) if !replaced.is_empty() => replaced,
-                Ok(_) => return,
-                Err(error) => return tracing::error!(error = %chain(&error), "the session store failed"),
-            };
-            if stop.run_until_cancelled(tokio::time::sleep(GRACE)).await.is_none() {
-                return;
-            }
-            if let Err(error) = store.discard_pieces(&upload, &replaced).await {
-                return tracing::warn!(session = %id, error = %chain(&error), "replaced bytes could not be deleted; they go with the session");
-            }
-            if let Err(error) = sessions.forget_pieces(id, &replaced).await {
-                tracing::error!(error = %chain(&error), "the session store failed");
+            let replaced = inner.replaced(&session).await;
+            if inner.stop.run_until_cancelled(tokio::time::sleep(GRACE)).await.is_some() {
+                inner.forget(&session, &replaced).await;
             }
         });
+    }
+
+    /// The same of an upload that was published, at once: nobody reads it piece by piece any more.
+    pub(crate) async fn forget_published(self: &Arc<Self>, session: &Session) {
+        if !self.storage(&session.storage).is_ok_and(|store| store.pieces_from(session).is_some()) {
+            return;
+        }
+        // The list is gone with the session, which may end as soon as the client hears of it.
+        let replaced = self.replaced(session).await;
+        let (inner, session) = (self.clone(), session.clone());
+        self.tasks.spawn(async move { inner.forget(&session, &replaced).await });
+    }
+
+    async fn replaced(&self, session: &Session) -> Vec<Piece> {
+        self.sessions.replaced_pieces(session.id).await.unwrap_or_else(|error| {
+            tracing::error!(error = %chain(&error), "the session store failed");
+            Vec::new()
+        })
+    }
+
+    async fn forget(&self, session: &Session, replaced: &[Piece]) {
+        let Ok(store) = self.storage(&session.storage) else { return };
+        if replaced.is_empty() {
+            return;
+        }
+        if let Err(error) = store.discard_pieces(&Upload::of(session, Vec::new()), replaced).await {
+            return tracing::warn!(session = %session.id, error = %chain(&error), "replaced bytes could not be deleted; a sweep will");
+        }
+        if let Err(error) = self.sessions.forget_pieces(session.id, replaced).await {
+            tracing::error!(error = %chain(&error), "the session store failed");
+        }
     }
 
     /// Deletes what is staged and can never count: of no session, of an ended one, or written under

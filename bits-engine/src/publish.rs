@@ -168,7 +168,7 @@ impl Inner {
     }
 
     /// Puts the bytes at their destination and commits that they are there.
-    async fn put(&self, session: &Session) -> Result<Option<Outcome>, Refusal> {
+    async fn put(self: &Arc<Self>, session: &Session) -> Result<Option<Outcome>, Refusal> {
         let store = self.storage(&session.storage)?;
         let upload = self.upload(session).await?;
         let (precondition, conflict) = self.precondition(session);
@@ -179,6 +179,7 @@ impl Inner {
         fault("publish-before-commit");
         let Some(published) = self.commit(session, &Transition::Published).await? else { return Ok(None) };
         fault("publish-after-commit");
+        self.forget_published(session).await;
         self.emit(published.progressed_at, &published, SessionEventKind::Published);
         Ok(Some(Outcome::complete(&published)))
     }

@@ -130,8 +130,8 @@ fn everything(store: &ObjectStore, state: &str) {
     let cancelled = pattern(4, 12 * MIB as usize);
     server.raw().fragment("/upload/cancelled", &session, 0, &cancelled[..10 * MIB as usize], 12 * MIB);
     assert_ok(&server.raw().cancel("/upload/cancelled", &session), 200);
-    let left: Vec<_> = objects(store).into_iter().filter(|name| name.contains("BITS-Sessions")).collect();
-    assert_eq!(left, [""; 0], "something is left");
+    let left = || objects(store).iter().any(|name| name.contains("BITS-Sessions"));
+    wait_until("nothing is left", || !left());
     assert_eq!(objects(store).len(), 7);
 }
 
@@ -231,7 +231,8 @@ fn what_cannot_work_ends_the_start_with_one_line() {
         store.set(name, value);
         store
     };
-    let missing = ObjectStore { url: "s3://no-such-bucket".to_owned(), ..good.clone() };
+    let mut missing = good.clone();
+    missing.url = "s3://no-such-bucket".to_owned();
     for (store, message, status) in [
         (missing, "the bucket does not exist", 1),
         (with("secret_access_key", "wrong"), "does not accept the credentials", 1),
