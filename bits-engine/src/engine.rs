@@ -17,6 +17,7 @@ use crate::{
     cache::Cache,
     directories::{Directories, Route},
     faults::fault,
+    maintain::Watch,
     notify::Notifier,
     publish::Jobs,
     rate::Bandwidth,
@@ -69,12 +70,15 @@ pub(crate) struct Inner {
     pub(crate) sessions: Arc<dyn SessionStore>,
     pub(crate) storages: HashMap<String, Arc<dyn UploadStore>>,
     pub(crate) directories: Directories,
+    /// The `url_path`s of directories that there were before, and whose sessions are to end.
+    pub(crate) removed: Vec<String>,
     pub(crate) notifier: Option<Arc<dyn Notifier>>,
     pub(crate) limits: Limits,
     bandwidth: Option<Arc<Bandwidth>>,
     pub(crate) turns: Turns,
-    pub(crate) jobs: Jobs,
-    pub(crate) cache: Cache,
+    pub(crate) jobs: Arc<Jobs>,
+    pub(crate) cache: Arc<Cache>,
+    pub(crate) watch: Arc<Watch>,
     pub(crate) tasks: TaskTracker,
     /// Cuts off every body.
     pub(crate) stop: CancellationToken,
@@ -122,28 +126,23 @@ impl EngineBuilder {
 
     /// The engine; an error where a directory needs what was not added.
     pub fn build(self) -> Result<Engine, Incomplete> {
-        if let Some(missing) = self.directories.iter().find(|one| !self.storages.contains_key(&one.storage)) {
-            return Err(Incomplete::UnknownStorage(missing.storage.clone()));
-        }
-        if self.notifier.is_none() && self.directories.iter().any(|one| one.notification.is_some()) {
-            return Err(Incomplete::NoNotifier);
-        }
-        Ok(Engine {
-            inner: Arc::new(Inner {
-                sessions: self.sessions,
-                storages: self.storages,
-                directories: self.directories,
-                notifier: self.notifier,
-                limits: self.limits,
-                bandwidth: self.limits.bandwidth.map(|rate| Arc::new(Bandwidth::new(rate))),
-                turns: Turns::default(),
-                jobs: Jobs::default(),
-                cache: Cache::default(),
-                tasks: TaskTracker::new(),
-                stop: CancellationToken::new(),
-                events: self.events,
-            }),
-        })
+        let inner = Inner {
+            sessions: self.sessions,
+            storages: self.storages,
+            directories: self.directories,
+            removed: Vec::new(),
+            notifier: self.notifier,
+            limits: self.limits,
+            bandwidth: self.limits.bandwidth.map(|rate| Arc::new(Bandwidth::new(rate))),
+            turns: Turns::default(),
+            jobs: Arc::default(),
+            cache: Arc::default(),
+            watch: Arc::default(),
+            tasks: TaskTracker::new(),
+            stop: CancellationToken::new(),
+            events: self.events,
+        };
+        inner.complete()
     }
 }
 
@@ -168,6 +167,44 @@ impl fmt::Display for Incomplete {
 impl std::error::Error for Incomplete {}
 
 impl Engine {
+    /// The same engine with other directories, bounds and notifier: stores, sessions, and whatever
+    /// is under way are shared, and end with the settings that they began with.
+    ///
+    /// Whoever takes packets turns to the new one. [`Self::maintain`] is to be called anew too, once
+    /// the old one's has ended: it ends the sessions of directories that are gone or take no uploads
+    /// any more. An error, where a directory needs what there is not, changes nothing.
+    pub fn with_settings(
+        &self,
+        directories: Directories,
+        limits: Limits,
+        notifier: Option<Arc<dyn Notifier>>,
+    ) -> Result<Engine, Incomplete> {
+        let old = &self.inner;
+        let bandwidth = match limits.bandwidth {
+            rate if rate == old.limits.bandwidth => old.bandwidth.clone(),
+            rate => rate.map(|rate| Arc::new(Bandwidth::new(rate))),
+        };
+        let before = old.directories.iter().map(|directory| directory.url_path.clone());
+        let gone = |path: &String| directories.named(path).is_none();
+        let inner = Inner {
+            removed: before.chain(old.removed.iter().cloned()).filter(gone).collect(),
+            directories,
+            limits,
+            bandwidth,
+            notifier,
+            sessions: old.sessions.clone(),
+            storages: old.storages.clone(),
+            turns: old.turns.clone(),
+            jobs: old.jobs.clone(),
+            cache: old.cache.clone(),
+            watch: old.watch.clone(),
+            tasks: old.tasks.clone(),
+            stop: old.stop.clone(),
+            events: old.events.clone(),
+        };
+        inner.complete()
+    }
+
     /// Starts putting an engine together.
     pub fn builder(sessions: Arc<dyn SessionStore>, directories: Directories) -> EngineBuilder {
         EngineBuilder {
@@ -316,6 +353,16 @@ impl Call {
 }
 
 impl Inner {
+    fn complete(self) -> Result<Engine, Incomplete> {
+        if let Some(missing) = self.directories.iter().find(|one| !self.storages.contains_key(&one.storage)) {
+            return Err(Incomplete::UnknownStorage(missing.storage.clone()));
+        }
+        if self.notifier.is_none() && self.directories.iter().any(|one| one.notification.is_some()) {
+            return Err(Incomplete::NoNotifier);
+        }
+        Ok(Engine { inner: Arc::new(self) })
+    }
+
     async fn answer(self: &Arc<Self>, call: &Call, body: &mut Body) -> Ack {
         match call.packet {
             Packet::Ping => Ack::ping(),

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use bits_core::{Directory, Ending, Filter, Session, SessionStoreError, Timestamp};
+use bits_core::{Ending, Filter, Session, SessionStoreError, Timestamp};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -40,6 +40,17 @@ struct Clocks {
     monotonic: Instant,
 }
 
+/// What maintenance knows from one look to the next. Held by whoever maintains, one at a time.
+#[derive(Debug, Default)]
+pub(crate) struct Watch(tokio::sync::Mutex<Seen>);
+
+#[derive(Debug, Default)]
+struct Seen {
+    trust: Trust,
+    /// When the last sweep began.
+    swept: Option<Instant>,
+}
+
 /// Whether the clock may decide what is old.
 #[derive(Debug, Default)]
 struct Trust {
@@ -55,22 +66,26 @@ struct Until(CancellationToken, CancellationToken);
 impl Engine {
     /// Finishes interrupted jobs at once, then does so and sweeps from time to time, until
     /// `shutdown` or [`Self::stop`], which waits for the session that it is at. `interval` lies
-    /// between two sweeps.
+    /// between two sweeps. Waits for an earlier call of the same engine's to end, and goes on from
+    /// where that was.
     pub async fn maintain(&self, interval: Duration, shutdown: CancellationToken) {
         let inner = &self.inner;
         let _awaited = inner.tasks.token();
         let until = Until(shutdown, inner.stop.clone());
-        let mut trust = Trust::default();
-        let mut next_sweep = Instant::now();
+        let mut seen = tokio::select! {
+            seen = inner.watch.0.lock() => seen,
+            () = until.over() => return,
+        };
+        let Seen { trust, swept } = &mut *seen;
         log(inner.cancel_disabled(&until).await.map(|_| ()));
         while !until.is_over() {
             log(inner.finish_interrupted(&until).await);
-            if Instant::now() >= next_sweep {
-                next_sweep = Instant::now() + interval;
-                log(inner.sweep_checked(&mut trust, &until).await.map(report));
+            if swept.is_none_or(|swept| swept.elapsed() >= interval) {
+                *swept = Some(Instant::now());
+                log(inner.sweep_checked(trust, &until).await.map(report));
                 log(inner.delete_orphans(|| until.is_over()).await.map(report_orphans));
             }
-            log(inner.purge_checked(&trust, &until).await);
+            log(inner.purge_checked(trust, &until).await);
             let _ = tokio::time::timeout(TICK, until.over()).await;
         }
     }
@@ -94,8 +109,8 @@ impl Engine {
         self.inner.delete_orphans(|| false).await
     }
 
-    /// Ends the sessions of directories that take no uploads any more, with their data
-    /// (section 3.2.4.2); returns how many.
+    /// Ends the sessions of directories that take no uploads any more or were removed by
+    /// [`Self::with_settings`], with their data (section 3.2.4.2); returns how many.
     pub async fn cancel_disabled(&self) -> Result<u64, SessionStoreError> {
         self.inner.cancel_disabled(&Until::never()).await
     }
@@ -119,9 +134,15 @@ impl Inner {
     }
 
     async fn cancel_disabled(&self, until: &Until) -> Result<u64, SessionStoreError> {
+        let disabled = self.directories.iter().filter(|directory| !directory.upload_enabled);
+        let disabled = disabled.map(|directory| &directory.url_path).chain(&self.removed);
         let mut ended = 0;
-        for directory in self.directories.iter().filter(|directory| !directory.upload_enabled) {
-            ended += self.cancel_all(directory, until).await?;
+        for directory in disabled {
+            let some = self.cancel_all(directory, until).await?;
+            if some > 0 {
+                tracing::info!(?directory, sessions = some, "ended the sessions of a directory that takes no uploads");
+            }
+            ended += some;
         }
         Ok(ended)
     }
@@ -175,8 +196,8 @@ impl Inner {
         }
     }
 
-    async fn cancel_all(&self, directory: &Directory, until: &Until) -> Result<u64, SessionStoreError> {
-        let mut filter = Filter { directory: Some(directory.url_path.clone()), limit: BATCH, ..Filter::default() };
+    async fn cancel_all(&self, directory: &str, until: &Until) -> Result<u64, SessionStoreError> {
+        let mut filter = Filter { directory: Some(directory.to_owned()), limit: BATCH, ..Filter::default() };
         let mut ended = 0;
         loop {
             let sessions = self.sessions.list(&filter).await?;

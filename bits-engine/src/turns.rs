@@ -13,8 +13,8 @@ use bits_core::SessionId;
 use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 use tokio_util::sync::CancellationToken;
 
-/// The turns of all sessions that are worked on.
-#[derive(Debug, Default)]
+/// The turns of all sessions that are worked on. All clones are one.
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Turns {
     slots: Arc<Mutex<HashMap<SessionId, Slot>>>,
 }

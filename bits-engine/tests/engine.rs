@@ -17,7 +17,7 @@ use bits_core::{
     SessionEventKind, SessionId, SessionStore, StorageKey, StoreErrorKind, Transition,
     conformance::{ManualClock, MemorySessions, MemoryUploads, PublishFault},
 };
-use bits_engine::{Body, Caller, CancelError, Directories, Engine};
+use bits_engine::{Body, Caller, CancelError, Directories, Engine, Limits};
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use hooked::Hooked;
@@ -570,6 +570,88 @@ async fn under_way(
     };
     tokio::time::sleep(Duration::from_millis(50)).await;
     (feed, request)
+}
+
+/// A fragment under way ends by the settings that it began with, and the session goes on by the new ones.
+#[tokio::test]
+async fn other_settings_cut_nothing_off() {
+    let rig = Arc::new(Rig::new());
+    let id = rig.create("/upload/f").await;
+    let (feed, request) = under_way(&rig, id, b"hello", (0, 11, 11)).await;
+    let small = Directory {
+        maximum_upload_size: 5,
+        ..Directory::new("/upload", "memory", StorageKey::parse("store").unwrap())
+    };
+    let other = Directory::new("/other", "memory", StorageKey::parse("other").unwrap());
+    let directories = Directories::new(vec![small, other]).unwrap();
+    let engine = rig.engine.with_settings(directories, Limits::default(), None).unwrap();
+    assert_eq!(engine.cancel_disabled().await.unwrap(), 0);
+    feed.send(Ok(Bytes::from_static(b" world"))).unwrap();
+    drop(feed);
+    assert_eq!(request.await.unwrap().unwrap().next_offset(), Some(11));
+
+    let caller = Caller { principal: Principal::ANONYMOUS, address: None, secure: false };
+    let ask = async |packet: Packet<'_>, body| engine.handle(&packet.head(), caller.clone(), body).await.unwrap();
+    let created = ask(Packet::new("/other/f", "Create-Session"), nothing()).await;
+    assert_eq!(created.status(), 200, "{created:?}");
+    let large = ask(Packet::new("/upload/g", "Create-Session"), nothing()).await.session.unwrap();
+    let refused = ask(Packet::new("/upload/g", "Fragment").session(large).range(0, 6, 6), bytes(b"too mu")).await;
+    assert_eq!(code(&refused), Some(Hresult::BG_E_TOO_LARGE), "{refused:?}");
+    let closed = ask(Packet::new("/upload/f", "Close-Session").session(id), nothing()).await;
+    assert_eq!(closed.status(), 200, "{closed:?}");
+}
+
+/// As those of a directory that takes no uploads any more (section 3.2.4.2), in time with what is
+/// under way there, and no other directory's.
+#[tokio::test]
+async fn a_removed_directory_loses_its_sessions() {
+    let rig = Arc::new(Rig::new());
+    let id = rig.create("/upload/f").await;
+    let (_feed, request) = under_way(&rig, id, b"hello", (0, 11, 11)).await;
+    let other = || Directory::new("/other", "memory", StorageKey::parse("other").unwrap());
+    let set = |all: Vec<Directory>, engine: &Engine| {
+        engine.with_settings(Directories::new(all).unwrap(), Limits::default(), None).unwrap()
+    };
+    let engine = set(vec![other()], &rig.engine);
+    assert_eq!(engine.cancel_disabled().await.unwrap(), 1);
+    assert!(request.await.unwrap().is_none(), "the body was cut off");
+    assert!(matches!(rig.sessions.load(id).await.unwrap(), Some(Found::Ended(_))));
+    // Its name was only spelt otherwise.
+    let upper = Directory { url_path: "/OTHER".to_owned(), ..other() };
+    let again = set(vec![upper], &engine);
+    let ack = engine.handle(
+        &Packet::new("/other/f", "Create-Session").head(),
+        Caller { principal: Principal::ANONYMOUS, address: None, secure: false },
+        nothing(),
+    );
+    assert_eq!(ack.await.unwrap().status(), 200);
+    assert_eq!(again.cancel_disabled().await.unwrap(), 0);
+    // It is back, and its new sessions are its own.
+    let upload = Directory::new("/upload", "memory", StorageKey::parse("store").unwrap());
+    let back = set(vec![upload, other()], &set(vec![other()], &rig.engine));
+    rig.create("/upload/g").await;
+    assert_eq!(back.cancel_disabled().await.unwrap(), 0);
+}
+
+/// One call maintains; the next one goes on from where it was, so that nothing is swept anew.
+#[tokio::test(start_paused = true)]
+async fn maintenance_is_handed_over() {
+    let rig = Rig::with(|directory| directory.session_timeout = Duration::from_secs(60));
+    let (first, stop) = rig.maintain(Duration::from_secs(600));
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let (second, stop_second) = rig.maintain(Duration::from_secs(600));
+    rig.create("/upload/f").await;
+    rig.clock.advance(Duration::from_secs(120));
+    tokio::time::advance(Duration::from_secs(120)).await;
+    stop.cancel();
+    first.await.unwrap();
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    assert_eq!(rig.sessions.census().await.unwrap().live, 1, "it is not time yet");
+    rig.clock.advance(Duration::from_secs(600));
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    assert_eq!(rig.sessions.census().await.unwrap().live, 0);
+    stop_second.cancel();
+    second.await.unwrap();
 }
 
 /// Its body is spent, so that the rest cannot be decided anew; a refusal would end the job.
