@@ -2,11 +2,14 @@
 
 use std::{sync::Arc, time::Duration};
 
-use bits_core::{Ending, Filter, Session, SessionStoreError, Timestamp};
+use bits_core::{Ending, Filter, Found, Session, SessionId, SessionStoreError, Timestamp};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::engine::{Engine, Inner, chain};
+use crate::{
+    engine::{Engine, Inner, chain},
+    fragment::ATTEMPTS,
+};
 
 /// Sessions that are looked at in one go.
 const BATCH: u32 = 256;
@@ -207,7 +210,7 @@ impl Inner {
                 if until.is_over() {
                     return Ok(ended);
                 }
-                ended += u64::from(self.end_in_turn(session, Ending::Cancelled).await);
+                ended += u64::from(self.cancel_in_turn(session.id).await);
             }
         }
     }
@@ -217,6 +220,19 @@ impl Inner {
     async fn end_in_turn(&self, session: &Session, ending: Ending) -> bool {
         let _turn = self.turns.take(session.id, &self.stop).await;
         matches!(self.end(session, ending).await, Ok(true))
+    }
+
+    /// Ends a session as it stands, whatever came of a request that wrote to it.
+    async fn cancel_in_turn(&self, id: SessionId) -> bool {
+        let _turn = self.turns.take(id, &self.stop).await;
+        for _ in 0..ATTEMPTS {
+            let Ok(Some(Found::Live(session))) = self.sessions.load(id).await else { return false };
+            match self.end(&session, Ending::Cancelled).await {
+                Ok(false) => {}
+                ended => return ended.is_ok(),
+            }
+        }
+        false
     }
 
     async fn clocks(&self) -> Result<Clocks, SessionStoreError> {

@@ -619,12 +619,9 @@ async fn a_removed_directory_loses_its_sessions() {
     // Its name was only spelt otherwise.
     let upper = Directory { url_path: "/OTHER".to_owned(), ..other() };
     let again = set(vec![upper], &engine);
-    let ack = engine.handle(
-        &Packet::new("/other/f", "Create-Session").head(),
-        Caller { principal: Principal::ANONYMOUS, address: None, secure: false },
-        nothing(),
-    );
-    assert_eq!(ack.await.unwrap().status(), 200);
+    let head = Packet::new("/other/f", "Create-Session").head();
+    let caller = Caller { principal: Principal::ANONYMOUS, address: None, secure: false };
+    assert_eq!(engine.handle(&head, caller, nothing()).await.unwrap().status(), 200);
     assert_eq!(again.cancel_disabled().await.unwrap(), 0);
     // It is back, and its new sessions are its own.
     let upload = Directory::new("/upload", "memory", StorageKey::parse("store").unwrap());
