@@ -2,20 +2,17 @@
 //!
 //! Exit status: 0 done, 1 failed, 2 wrong usage or configuration.
 
-use std::{
-    io::{IsTerminal, Write},
-    path::PathBuf,
-    process::ExitCode,
-    time::Duration,
-};
+use std::{io::Write, path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
-use tracing_subscriber::{Layer, filter::Targets, layer::SubscriberExt, util::SubscriberInitExt};
 
 use crate::{
     Authentication, auth, check,
-    config::{Config, ConfigError, Overrides, process_environment},
-    confine, sessions, start, stores,
+    config::{Config, ConfigError, LogFilter, Overrides},
+    confine,
+    log::LogControl,
+    reload::{Beginning, Origin},
+    sessions, start, stores,
 };
 
 /// Serves uploads by Microsoft's BITS Upload Protocol: resumable, and held through crashes.
@@ -163,13 +160,13 @@ fn run(cli: Cli) -> Result<(), Failure> {
         }
         Some(Command::Migrate(args)) => {
             let config = load(&args, Overrides::default())?;
-            log_to_stderr()?;
+            log_to_stderr(&config.log)?;
             block_on(async { stores::migrate(&config).await.map_err(Failure::Failed) })?
         }
         Some(Command::Password { user, file }) => print(&auth::password::set(&user, &file).map_err(Failure::Failed)?),
         Some(Command::Sessions { config, command }) => {
             let config = load(&config, Overrides::default())?;
-            log_to_stderr()?;
+            log_to_stderr(&config.log)?;
             let output = block_on(sessions::run(&config, command))??;
             print(&output)
         }
@@ -178,17 +175,18 @@ fn run(cli: Cli) -> Result<(), Failure> {
 
 fn serve(args: ServeArgs) -> Result<(), Failure> {
     let overrides = Overrides { listen: args.listen, data_dir: args.data_dir };
-    let config = load(&args.config, overrides)?;
+    let origin = Origin { file: args.config.config, overrides };
+    let config = origin.load()?;
     Authentication::prepare(&config).map_err(Failure::Failed)?;
-    log_to_stderr()?;
+    let log = log_to_stderr(&config.log)?;
     stores::make_folders(&config).map_err(Failure::Failed)?;
     // Threads inherit what holds when they start, and the runtime starts some.
-    confine::confine(&config).map_err(Failure::Failed)?;
-    block_on(start::serve(config))?
+    let allowed = confine::confine(&config).map_err(Failure::Failed)?;
+    block_on(start::serve(config, Beginning { origin, allowed, log }))?
 }
 
 fn load(args: &ConfigArgs, overrides: Overrides) -> Result<Config, ConfigError> {
-    Config::load(args.config.as_deref(), process_environment(), overrides)
+    Origin { file: args.config.clone(), overrides }.load()
 }
 
 fn block_on<T>(future: impl Future<Output = T>) -> Result<T, Failure> {
@@ -196,18 +194,8 @@ fn block_on<T>(future: impl Future<Output = T>) -> Result<T, Failure> {
     Ok(runtime.map_err(|error| Failure::Failed(format!("the runtime does not start: {error}")))?.block_on(future))
 }
 
-/// `RUST_LOG` chooses what is logged, such as `debug` or `info,bits_engine=debug`; without it
-/// everything from info on.
-fn log_to_stderr() -> Result<(), Failure> {
-    let wanted = std::env::var("RUST_LOG").unwrap_or_default();
-    let wanted = if wanted.is_empty() { "info" } else { &wanted };
-    let filter: Targets = wanted.parse().map_err(|error| {
-        Failure::Usage(format!("RUST_LOG: {error}; write a level, or `target=level` pairs joined by commas"))
-    })?;
-    let ansi = std::io::stderr().is_terminal();
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(ansi);
-    tracing_subscriber::registry().with(lines.with_filter(filter)).init();
-    Ok(())
+fn log_to_stderr(filter: &LogFilter) -> Result<LogControl, Failure> {
+    LogControl::install(filter).map_err(Failure::Usage)
 }
 
 /// A reader that closes its end early has what it wanted.

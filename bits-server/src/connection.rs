@@ -56,12 +56,12 @@ pub(crate) async fn serve(
     stream: Transport,
     peer: Peer,
     service: Service,
-    limits: ConnectionLimits,
     mut stopping: Stopping,
 ) -> Result<(), ConnectionError> {
     let mut stream = stream;
     let mut read_ahead = Bytes::new();
     loop {
+        let limits = service.limits();
         let served = serve_busy(stream, read_ahead, &peer, &service, limits, &mut stopping).await?;
         let Some((idle, rest)) = served else { return Ok(()) };
         (stream, read_ahead) = (idle, rest);

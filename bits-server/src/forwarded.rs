@@ -1,6 +1,9 @@
 //! Trusted proxies, and what they say of a request: `X-Forwarded-For` and `X-Forwarded-Proto`.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{
+    net::IpAddr,
+    sync::{Arc, PoisonError, RwLock},
+};
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use ipnet::IpNet;
@@ -12,23 +15,32 @@ static FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto"
 /// Proxies in a row that are believed; a longer row is taken for a flood.
 const MOST_HOPS: usize = 32;
 
-/// Whose word is taken for where a connection or request comes from. Cheap to clone.
+/// Whose word is taken for where a connection or request comes from. Cheap to clone; all clones are
+/// one.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct TrustedProxies(Arc<[IpNet]>);
+pub(crate) struct TrustedProxies(Arc<RwLock<Vec<IpNet>>>);
 
 impl TrustedProxies {
     pub(crate) fn new(networks: &[IpNet]) -> Self {
-        Self(networks.into())
+        Self(Arc::new(RwLock::new(networks.to_vec())))
+    }
+
+    /// Believes these from now on, and no others.
+    pub(crate) fn replace(&self, networks: &[IpNet]) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = networks.to_vec();
     }
 
     pub(crate) fn contains(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
-        self.0.iter().any(|network| network.contains(&address))
+        let networks = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        networks.iter().any(|network| network.contains(&address))
     }
 
     /// The peer of one request: with what a trusted proxy says in its headers, and without what
     /// anybody else says.
     pub(crate) fn of_request(&self, mut peer: Peer, headers: &HeaderMap) -> Peer {
+        // Those who are believed may have changed since the connection was made.
+        peer.trusted_proxy &= self.contains(peer.address);
         if peer.trusted_proxy {
             peer.address = self.client(peer.address, headers);
             peer.secure = is_secure(headers).unwrap_or(peer.secure);

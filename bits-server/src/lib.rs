@@ -21,6 +21,8 @@ mod connection;
 mod download;
 mod forwarded;
 mod listener;
+#[cfg(all(feature = "fs", feature = "sqlite"))]
+mod log;
 mod metrics;
 #[cfg(all(feature = "fs", feature = "sqlite"))]
 mod notifier;
@@ -29,6 +31,8 @@ mod peer;
 mod probe;
 mod proxy_header;
 mod quiet;
+#[cfg(all(feature = "fs", feature = "sqlite"))]
+mod reload;
 mod serve;
 mod service;
 #[cfg(all(feature = "fs", feature = "sqlite"))]
@@ -51,5 +55,5 @@ pub use connection::ConnectionLimits;
 pub use listener::UploadListener;
 pub use metrics::install as install_metrics;
 pub use proxy_header::{ProxyHeaderError, parse_proxy_header, read_proxy_header};
-pub use serve::{Listeners, ServeOptions, run};
-pub use tls::{ClientFiles, Tls, TlsError, TlsFiles};
+pub use serve::{Change, Listeners, ServeOptions, Settings, run, run_changing};
+pub use tls::{ClientFiles, PreparedTls, Tls, TlsError, TlsFiles};

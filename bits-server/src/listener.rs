@@ -1,6 +1,14 @@
 //! A listener: takes connections while there is room, and opens them: PROXY header, TLS.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
 
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -10,7 +18,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::{
     addresses::{Addresses, Entered},
-    connection::{self, ConnectionLimits},
+    connection,
     forwarded::TrustedProxies,
     metrics::{self, Lasting, RefusedConnection},
     peer::Peer,
@@ -60,29 +68,46 @@ struct Manner {
 #[derive(Clone, Debug)]
 pub(crate) struct Shared {
     pub(crate) service: Service,
-    pub(crate) limits: ConnectionLimits,
     pub(crate) proxies: TrustedProxies,
     pub(crate) rooms: Rooms,
     pub(crate) stopping: Stopping,
     pub(crate) connections: TaskTracker,
 }
 
-/// Room for connections.
+/// Room for connections. Whoever is in stays, whatever limit comes later.
 #[derive(Clone, Debug)]
 pub(crate) struct Rooms {
-    open: Arc<Semaphore>,
+    open: Arc<AtomicU32>,
     refused: Arc<Semaphore>,
     addresses: Addresses,
 }
 
-impl Rooms {
-    pub(crate) fn new(limits: ConnectionLimits) -> Self {
-        let limit = limits.connections.map_or(Semaphore::MAX_PERMITS, |limit| limit as usize);
+impl Default for Rooms {
+    fn default() -> Self {
         Self {
-            open: Arc::new(Semaphore::new(limit)),
+            open: Arc::default(),
             refused: Arc::new(Semaphore::new(REFUSED_AT_ONCE)),
-            addresses: Addresses::new(limits.connections_per_address),
+            addresses: Addresses::default(),
         }
+    }
+}
+
+/// One of the connections that are open.
+struct Open(Arc<AtomicU32>);
+
+impl Open {
+    /// None where as many are open.
+    fn one_more(open: &Arc<AtomicU32>, limit: Option<u32>) -> Option<Self> {
+        let limit = limit.unwrap_or(u32::MAX);
+        let more = |open| (open < limit).then(|| open + 1);
+        open.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).ok()?;
+        Some(Self(open.clone()))
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
@@ -110,11 +135,12 @@ fn admit(stream: TcpStream, socket: SocketAddr, manner: &Arc<Manner>, shared: &S
     if manner.proxy_protocol && !shared.proxies.contains(socket.ip()) {
         return Refused::UntrustedProxy.note(&Peer::plain(socket));
     }
-    let room = shared.rooms.open.clone().try_acquire_owned().ok();
+    let limits = shared.service.limits();
+    let room = Open::one_more(&shared.rooms.open, limits.connections);
     if room.is_none() {
         Refused::Full.note(&Peer::plain(socket));
     }
-    let room = room.map(|open| Room::Served { open, address: None });
+    let room = room.map(|open| Room::Served { open, _address: None });
     let Some(room) = room.or_else(|| shared.rooms.refusing()) else { return };
     let (manner, shared) = (manner.clone(), shared.clone());
     let connections = shared.connections.clone();
@@ -122,7 +148,7 @@ fn admit(stream: TcpStream, socket: SocketAddr, manner: &Arc<Manner>, shared: &S
         let _counted = Lasting::connection();
         let mut peer = Peer { plain_passwords: manner.plain_passwords, ..Peer::plain(socket) };
         let opening = open(stream, &mut peer, room, &manner, &shared);
-        let opened = tokio::time::timeout(shared.limits.header_timeout, opening).await;
+        let opened = tokio::time::timeout(limits.header_timeout, opening).await;
         match opened {
             Ok(Ok((transport, room))) => serve(transport, peer, room, shared).await,
             Ok(Err(refused)) => refused.note(&peer),
@@ -134,9 +160,9 @@ fn admit(stream: TcpStream, socket: SocketAddr, manner: &Arc<Manner>, shared: &S
 /// What a connection may take.
 enum Room {
     /// It is served.
-    Served { open: OwnedSemaphorePermit, address: Option<Entered> },
+    Served { open: Open, _address: Option<Entered> },
     /// It is told that there is no room.
-    Refused(OwnedSemaphorePermit),
+    Refused(#[expect(dead_code, reason = "it is held")] OwnedSemaphorePermit),
 }
 
 impl Rooms {
@@ -146,14 +172,14 @@ impl Rooms {
 
     /// The room of a connection once it is known whose it is, before a handshake: otherwise silent
     /// handshakes of one address could take the room of all.
-    fn of_client(&self, room: Room, peer: &Peer) -> Result<Room, Refused> {
+    fn of_client(&self, room: Room, peer: &Peer, limit: Option<u32>) -> Result<Room, Refused> {
         // Behind a trusted proxy stand many.
         let open = match room {
             Room::Served { open, .. } if !peer.trusted_proxy => open,
             room => return Ok(room),
         };
-        if let Some(entered) = self.addresses.enter(peer.address) {
-            return Ok(Room::Served { open, address: Some(entered) });
+        if let Some(entered) = self.addresses.enter(peer.address, limit) {
+            return Ok(Room::Served { open, _address: Some(entered) });
         }
         drop(open);
         let refusing = self.refusing().ok_or(Refused::AddressFull)?;
@@ -164,15 +190,12 @@ impl Rooms {
 
 async fn serve(transport: Transport, peer: Peer, room: Room, shared: Shared) {
     let address = peer.address;
-    let Shared { service, limits, stopping, .. } = shared;
-    let (_kept, ended) = match room {
-        Room::Served { open, address } => {
-            let ended = connection::serve(transport, peer, service, limits, stopping).await;
-            drop(address);
-            (open, ended)
-        }
-        Room::Refused(room) => (room, connection::refuse(transport, limits).await),
+    let Shared { service, stopping, .. } = shared;
+    let ended = match &room {
+        Room::Served { .. } => connection::serve(transport, peer, service, stopping).await,
+        Room::Refused(_) => connection::refuse(transport, service.limits()).await,
     };
+    drop(room);
     if let Err(error) = ended {
         tracing::debug!(%address, %error, "a connection ended early");
     }
@@ -193,7 +216,7 @@ async fn open(
         peer.trusted_proxy = client.is_some_and(|client| shared.proxies.contains(client));
         peer.address = client.unwrap_or(peer.address);
     }
-    let room = shared.rooms.of_client(room, peer)?;
+    let room = shared.rooms.of_client(room, peer, shared.service.limits().connections_per_address)?;
     let Some(tls) = &manner.tls else { return Ok((Transport::Plain(stream), room)) };
     let _counted = Lasting::handshake();
     let stream = tls.acceptor().accept(stream).await.map_err(Refused::Handshake)?;

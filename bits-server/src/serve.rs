@@ -1,10 +1,13 @@
 //! The server's face: listeners in, connections served until it is told to stop.
 
-use std::{io, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use bits_engine::Engine;
 use ipnet::IpNet;
-use tokio::{net::TcpListener, sync::watch};
+use tokio::{
+    net::TcpListener,
+    sync::{mpsc, oneshot, watch},
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -38,6 +41,38 @@ pub struct ServeOptions {
     pub cleanup_interval: Duration,
     /// Between failing `/readyz` and no longer listening, so that load balancers notice.
     pub drain_delay: Duration,
+}
+
+/// What may change while the server runs.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The engine; one made by [`Engine::with_settings`] from the one before.
+    pub engine: Engine,
+    /// How callers prove who they are.
+    pub authentication: Authentication,
+    /// Whose PROXY headers and `X-Forwarded-*` headers are believed.
+    pub trusted_proxies: Vec<IpNet>,
+    /// How the server runs.
+    pub options: ServeOptions,
+}
+
+/// Settings that are to hold from now on.
+#[derive(Debug)]
+pub struct Change {
+    /// The settings.
+    pub settings: Settings,
+    /// Told when they hold.
+    pub done: oneshot::Sender<()>,
+}
+
+/// The settings as they are now. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct Live(watch::Receiver<Arc<Settings>>);
+
+impl Live {
+    pub(crate) fn now(&self) -> Arc<Settings> {
+        self.0.borrow().clone()
+    }
 }
 
 /// Where the server stands on its way out.
@@ -79,25 +114,37 @@ pub async fn run(
     options: ServeOptions,
     shutdown: CancellationToken,
 ) -> io::Result<()> {
+    let trusted_proxies = listeners.trusted_proxies.clone();
+    let settings = Settings { engine, authentication, trusted_proxies, options };
+    run_changing(listeners, settings, mpsc::channel(1).1, shutdown).await
+}
+
+/// The same, with settings that change: whatever comes from `changes` holds for each request that
+/// begins afterwards, also on connections that are open. Nothing is cut off.
+pub async fn run_changing(
+    listeners: Listeners,
+    settings: Settings,
+    mut changes: mpsc::Receiver<Change>,
+    shutdown: CancellationToken,
+) -> io::Result<()> {
     let (phase, stopping) = watch::channel(Phase::Serving);
     let stopping = Stopping(stopping);
     let connections = TaskTracker::new();
     let background = TaskTracker::new();
     let maintenance = CancellationToken::new();
 
-    let maintained = engine.clone();
-    let stop_maintenance = maintenance.clone();
-    background.spawn(async move { maintained.maintain(options.cleanup_interval, stop_maintenance).await });
+    let proxies = TrustedProxies::new(&settings.trusted_proxies);
+    let engine = settings.engine.clone();
+    let (live, now) = watch::channel(Arc::new(settings));
+    let now = Live(now);
+    let mut maintained = maintain(&now.now(), &background, &maintenance);
     if let Some(listener) = listeners.admin {
         background.spawn(admin::serve(listener, engine.clone(), stopping.clone(), maintenance.clone()));
     }
-    background.spawn(authentication.clone().keep_fresh(maintenance.clone()));
-    let proxies = TrustedProxies::new(&listeners.trusted_proxies);
     let shared = Shared {
-        service: Service::new(engine.clone(), authentication, proxies.clone()),
-        limits: options.connections,
-        proxies,
-        rooms: Rooms::new(options.connections),
+        service: Service::new(now.clone(), proxies.clone()),
+        proxies: proxies.clone(),
+        rooms: Rooms::default(),
         stopping,
         connections: connections.clone(),
     };
@@ -108,7 +155,14 @@ pub async fn run(
         background.spawn(listener::accept(listener, shared.clone()));
     }
 
-    shutdown.cancelled().await;
+    while let Some(Change { settings, done }) = next(&mut changes, &shutdown).await {
+        proxies.replace(&settings.trusted_proxies);
+        live.send_replace(Arc::new(settings));
+        maintained.cancel();
+        maintained = maintain(&now.now(), &background, &maintenance);
+        let _ = done.send(());
+    }
+    let options = now.now().options;
     tracing::info!("stopping: requests under way are finished");
     phase.send_replace(Phase::Draining);
     tokio::time::sleep(options.drain_delay).await;
@@ -123,4 +177,24 @@ pub async fn run(
     background.close();
     background.wait().await;
     Ok(())
+}
+
+/// The next change; none when the server is to stop.
+async fn next(changes: &mut mpsc::Receiver<Change>, shutdown: &CancellationToken) -> Option<Change> {
+    let change = async {
+        match changes.recv().await {
+            Some(change) => change,
+            None => std::future::pending().await,
+        }
+    };
+    shutdown.run_until_cancelled(change).await
+}
+
+/// Starts what goes on in the background by these settings, until what is returned is cancelled.
+fn maintain(settings: &Settings, background: &TaskTracker, end: &CancellationToken) -> CancellationToken {
+    let end = end.child_token();
+    let (engine, interval, stop) = (settings.engine.clone(), settings.options.cleanup_interval, end.clone());
+    background.spawn(async move { engine.maintain(interval, stop).await });
+    background.spawn(settings.authentication.clone().keep_fresh(end.clone()));
+    end
 }

@@ -6,7 +6,7 @@ use std::sync::{
 };
 
 use bits_core::{Ack, BodyError, Form, PacketType, Refusal, header};
-use bits_engine::{Body, Caller, Engine, Fate};
+use bits_engine::{Body, Caller, Fate};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header as http_header, request::Parts};
@@ -15,26 +15,32 @@ use hyper::body::Incoming;
 use tracing::Instrument;
 
 use crate::{
-    auth::{Authentication, Denial, Proof},
+    auth::{Denial, Proof},
+    connection::ConnectionLimits,
     download::{self, AnswerBody},
     forwarded::TrustedProxies,
     metrics,
     peer::Peer,
     quiet::Quiet,
+    serve::{Live, Settings},
 };
 
 /// What answers requests on upload listeners.
 #[derive(Clone, Debug)]
 pub(crate) struct Service {
-    engine: Engine,
-    authentication: Authentication,
+    live: Live,
     proxies: TrustedProxies,
     numbers: Arc<AtomicU64>,
 }
 
 impl Service {
-    pub(crate) fn new(engine: Engine, authentication: Authentication, proxies: TrustedProxies) -> Self {
-        Self { engine, authentication, proxies, numbers: Arc::default() }
+    pub(crate) fn new(live: Live, proxies: TrustedProxies) -> Self {
+        Self { live, proxies, numbers: Arc::default() }
+    }
+
+    /// How connections are served now.
+    pub(crate) fn limits(&self) -> ConnectionLimits {
+        self.live.now().options.connections
     }
 
     pub(crate) async fn answer(&self, request: Request<Incoming>, peer: Peer) -> Result<Response<AnswerBody>, Hangup> {
@@ -43,15 +49,19 @@ impl Service {
         let number = self.numbers.fetch_add(1, Ordering::Relaxed);
         let span = tracing::info_span!("request", id = number, address = %peer.address);
         let body = stream(&head, body);
+        // One request goes by one configuration.
+        let settings = self.live.now();
         let answering = async {
-            match self.identify(&head, &peer).await {
-                Ok(proof) => self.answer_known(&head, body, &peer, proof).await,
-                Err(denial) => Some(self.deny(&head, body, denial).await.map(Either::Left)),
+            match settings.identify(&head, &peer).await {
+                Ok(proof) => settings.answer_known(&head, body, &peer, proof).await,
+                Err(denial) => Some(settings.deny(&head, body, denial).await.map(Either::Left)),
             }
         };
         answering.instrument(span).await.ok_or(Hangup)
     }
+}
 
+impl Settings {
     async fn answer_known(&self, head: &Parts, body: Body, peer: &Peer, proof: Proof) -> Option<Response<AnswerBody>> {
         let caller = Caller { principal: proof.principal.clone(), address: Some(peer.address), secure: peer.secure };
         let mut response = match Form::of(head) {

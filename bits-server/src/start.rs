@@ -3,10 +3,11 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use bits_core::Directory;
-use bits_engine::{Directories, Engine, Limits};
+use bits_engine::{Directories, Engine, Limits, Notifier};
 use tokio::{
     net::TcpListener,
     signal::unix::{Signal, SignalKind, signal},
+    sync::mpsc,
 };
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
@@ -20,7 +21,8 @@ use crate::{
     listener::UploadListener,
     metrics,
     notifier::HttpNotifier,
-    serve::{self, Listeners, ServeOptions},
+    reload::{Beginning, Reloader},
+    serve::{self, Listeners, ServeOptions, Settings},
     stores, sys, systemd,
     tls::{ClientFiles, Tls, TlsFiles},
     webhooks::{Wake, Webhooks},
@@ -32,12 +34,14 @@ const DRAIN_DELAY: Duration = Duration::from_secs(3);
 const CLEANUP_INTERVAL: Duration = Duration::from_secs(12 * 60 * 60);
 
 /// Serves until a signal says to stop.
-pub(crate) async fn serve(config: Config) -> Result<(), Failure> {
+pub(crate) async fn serve(config: Config, beginning: Beginning) -> Result<(), Failure> {
     sys::raise_file_limit();
     let authentication = Authentication::open(&config).map_err(Failure::Usage)?;
     stores::check(&config).map_err(Failure::Usage)?;
     metrics::install();
     let mut signals = Signals::new()?;
+    // Taken from now on: unheard, it would end the process.
+    let hangups = listen(SignalKind::hangup())?;
     let listeners = bind(&config).await?;
     let addresses = addresses(&listeners.uploads);
     let stores = tokio::select! {
@@ -48,7 +52,8 @@ pub(crate) async fn serve(config: Config) -> Result<(), Failure> {
         }
     };
     let wake = Wake::default();
-    let engine = engine(&config, &stores, wake.clone())?;
+    let notifier = notifier(&config, None).map_err(Failure::Failed)?;
+    let engine = engine(&config, &stores, notifier.clone(), wake.clone())?;
     let webhooks = config.webhooks.iter().filter_map(WebhookConfig::webhook).collect();
     let webhooks = Webhooks::new(webhooks, stores.outbox(), &wake).map_err(Failure::Failed)?;
     check::plain_listeners(&config).for_each(|warning| tracing::warn!("{warning}"));
@@ -60,8 +65,14 @@ pub(crate) async fn serve(config: Config) -> Result<(), Failure> {
     let _alive = AbortOnDropHandle::new(tokio::spawn(manager.clone().serving()));
     let (shutdown, stop_telling) = (CancellationToken::new(), CancellationToken::new());
     let telling = tokio::spawn(webhooks.run(stop_telling.clone()));
-    let options = options(&config);
-    let mut server = std::pin::pin!(serve::run(listeners, engine, authentication, options, shutdown.clone()));
+    let trusted_proxies = config.trusted_proxies.clone();
+    let settings = Settings { engine, authentication, trusted_proxies, options: options(&config) };
+    let (changes, changed) = mpsc::channel(1);
+    let configured = config.listeners.iter().zip(listeners.uploads.iter().skip(config.listen.len()));
+    let tls = configured.filter_map(|(one, listener)| Some((one.address, listener.tls.clone()?))).collect();
+    let reloader = Reloader { beginning, running: config, settings: settings.clone(), notifier, tls, changes };
+    let reloading = tokio::spawn(reloader.run(hangups, shutdown.clone()));
+    let mut server = std::pin::pin!(serve::run_changing(listeners, settings, changed, shutdown.clone()));
     let served = tokio::select! {
         served = &mut server => served,
         name = signals.next() => {
@@ -74,6 +85,8 @@ pub(crate) async fn serve(config: Config) -> Result<(), Failure> {
             }
         }
     };
+    shutdown.cancel();
+    let _ = reloading.await;
     // What the last requests did is told too.
     stop_telling.cancel();
     if let Err(failure) = telling.await {
@@ -92,7 +105,6 @@ struct Signals {
 
 impl Signals {
     fn new() -> Result<Self, Failure> {
-        let listen = |kind| signal(kind).map_err(|error| Failure::Failed(format!("signals cannot be caught: {error}")));
         Ok(Self { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
     }
 
@@ -102,6 +114,10 @@ impl Signals {
             _ = self.interrupt.recv() => "SIGINT",
         }
     }
+}
+
+fn listen(kind: SignalKind) -> Result<Signal, Failure> {
+    signal(kind).map_err(|error| Failure::Failed(format!("signals cannot be caught: {error}")))
 }
 
 async fn bind(config: &Config) -> Result<Listeners, Failure> {
@@ -136,14 +152,20 @@ async fn upload_listener(config: &ListenerConfig, sockets: &mut systemd::Sockets
 
 /// The listener's TLS with what is odd about its files; none where it is plain.
 pub(crate) fn open_tls(config: &ListenerConfig) -> Result<Option<(Tls, Vec<String>)>, Failure> {
-    let (Some(certificate), Some(key)) = (&config.certificate, &config.key) else { return Ok(None) };
+    let Some(files) = tls_files(config) else { return Ok(None) };
+    let opened = Tls::open(files);
+    opened.map(Some).map_err(|error| Failure::Usage(format!("listeners: {}: {error}", config.address)))
+}
+
+/// What the listener's TLS is made from; none where it is plain.
+pub(crate) fn tls_files(config: &ListenerConfig) -> Option<TlsFiles> {
+    let (certificate, key) = (config.certificate.clone()?, config.key.clone()?);
     let clients = config.client_ca.as_ref().map(|ca| ClientFiles {
         ca: ca.clone(),
         crl: config.client_crl.clone(),
         required: config.client_certificate == ClientCertificate::Required,
     });
-    let opened = Tls::open(TlsFiles { certificate: certificate.clone(), key: key.clone(), clients });
-    opened.map(Some).map_err(|error| Failure::Usage(format!("listeners: {}: {error}", config.address)))
+    Some(TlsFiles { certificate, key, clients })
 }
 
 /// The socket that was handed over for the address, or one of our own.
@@ -167,29 +189,22 @@ fn addresses(listeners: &[UploadListener]) -> Vec<(&'static str, SocketAddr)> {
     listeners.iter().filter_map(|one| Some((scheme(one), one.socket.local_addr().ok()?))).collect()
 }
 
-fn engine(config: &Config, stores: &stores::Stores, wake: Wake) -> Result<Engine, Failure> {
-    let public_url = config.public_url.as_ref().map(|url| url.as_str().to_owned());
-    let directories = config.directories.iter().map(|directory| Directory {
-        public_url: public_url.clone(),
-        ..directory.directory(&stores::storage_of(directory))
-    });
-    let directories = directories.collect();
-    let directories = Directories::new(directories).map_err(|error| Failure::Usage(error.to_string()))?;
+fn engine(
+    config: &Config,
+    stores: &stores::Stores,
+    notifier: Option<Arc<dyn Notifier>>,
+    wake: Wake,
+) -> Result<Engine, Failure> {
+    let directories = directories(config).map_err(Failure::Usage)?;
     let mut builder = Engine::builder(stores.sessions(), directories);
     for (name, store) in stores.uploads() {
         builder = builder.storage(name, store);
     }
-    // It wants certificate authorities, which not every machine has.
-    if config.directories.iter().any(|directory| directory.notification_type.0.is_some()) {
-        builder = builder.notifier(Arc::new(HttpNotifier::new().map_err(Failure::Failed)?));
+    if let Some(notifier) = notifier {
+        builder = builder.notifier(notifier);
     }
     builder
-        .limits(Limits {
-            idle_timeout: config.limits.idle_timeout,
-            minimum_rate: config.limits.minimum_rate.map(|rate| rate.0),
-            bandwidth: config.limits.bandwidth.map(|rate| rate.0),
-            ..Limits::default()
-        })
+        .limits(limits(config))
         .on_event(move |event| {
             audit::log(event);
             wake.on_event(event);
@@ -198,7 +213,40 @@ fn engine(config: &Config, stores: &stores::Stores, wake: Wake) -> Result<Engine
         .map_err(|error| Failure::Usage(error.to_string()))
 }
 
-fn options(config: &Config) -> ServeOptions {
+/// The virtual directories as the engine knows them.
+pub(crate) fn directories(config: &Config) -> Result<Directories, String> {
+    let public_url = config.public_url.as_ref().map(|url| url.as_str().to_owned());
+    let directories = config
+        .directories
+        .iter()
+        .map(|directory| Directory { public_url: public_url.clone(), ..directory.directory(&stores::storage_of(directory)) });
+    Directories::new(directories.collect()).map_err(|error| error.to_string())
+}
+
+/// What tells server applications, if any is to be told: `before` where there is one. It wants
+/// certificate authorities, which not every machine has.
+pub(crate) fn notifier(
+    config: &Config,
+    before: Option<&Arc<dyn Notifier>>,
+) -> Result<Option<Arc<dyn Notifier>>, String> {
+    let wanted = config.directories.iter().any(|directory| directory.notification_type.0.is_some());
+    match before {
+        None if wanted => Ok(Some(Arc::new(HttpNotifier::new()?))),
+        before => Ok(before.cloned()),
+    }
+}
+
+/// The engine's bounds.
+pub(crate) fn limits(config: &Config) -> Limits {
+    Limits {
+        idle_timeout: config.limits.idle_timeout,
+        minimum_rate: config.limits.minimum_rate.map(|rate| rate.0),
+        bandwidth: config.limits.bandwidth.map(|rate| rate.0),
+        ..Limits::default()
+    }
+}
+
+pub(crate) fn options(config: &Config) -> ServeOptions {
     ServeOptions {
         connections: ConnectionLimits {
             connections: config.limits.connections,

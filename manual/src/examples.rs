@@ -18,6 +18,7 @@ const CONFIGURATIONS: &[&str] = &[
 listen = ['192.0.2.10:80', '[2001:db8::10]:80']
 data_dir = '/var/lib/bits-server'
 shutdown_grace = '2m'
+log = 'info,bits_engine=debug'
 confine = false
 trusted_proxies = ['10.0.0.5', '192.0.2.0/24']
 public_url = 'https://upload.example'

@@ -118,9 +118,7 @@ impl Server {
     /// Starts the process and waits for nothing.
     pub fn spawn(&mut self) {
         assert!(self.child.is_none(), "the server runs already");
-        let config = self.folder.path().join("bits.toml");
-        let text = self.options.file().replace("$LISTENER", &self.listener_address().to_string());
-        fs::write(&config, text).unwrap();
+        let config = self.write_config();
         let binary = server_binary().to_str().unwrap().to_owned();
         let mut words = self.options.wrapper.iter().cloned().chain([binary]);
         let mut command = Command::new(words.next().unwrap_or_default());
@@ -132,6 +130,32 @@ impl Server {
         let log = File::options().create(true).append(true).open(self.log_file()).unwrap();
         command.current_dir(self.folder.path()).stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
         self.child = Some(command.process_group(0).spawn().expect("the server's binary runs"));
+    }
+
+    /// Writes another configuration, has the process read it by SIGHUP, and waits until it has said
+    /// what came of it; returns what it logged meanwhile.
+    #[track_caller]
+    pub fn reload(&mut self, toml: &str) -> String {
+        self.options = self.options.clone().config(toml);
+        self.write_config();
+        let before = self.log().len();
+        self.signal(Signal::HUP);
+        let start = Instant::now();
+        loop {
+            let said = self.log()[before..].to_owned();
+            if said.contains("the configuration was") {
+                return said;
+            }
+            assert!(start.elapsed() < PATIENCE, "the server does not reload");
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    fn write_config(&self) -> PathBuf {
+        let config = self.folder.path().join("bits.toml");
+        let text = self.options.file().replace("$LISTENER", &self.listener_address().to_string());
+        fs::write(&config, text).unwrap();
+        config
     }
 
     /// Waits until `/readyz` says that all is well.

@@ -50,6 +50,30 @@ struct Inner {
     throttle: Arc<Throttle>,
 }
 
+/// Files of users, each read once.
+struct Files<'a> {
+    /// Those of an earlier configuration.
+    known: &'a [Arc<Users>],
+    opened: HashMap<&'a Path, Arc<Users>>,
+}
+
+impl<'a> Files<'a> {
+    fn users(&mut self, path: &'a Path) -> Result<Arc<Users>, String> {
+        if let Some(users) = self.opened.get(path) {
+            return Ok(users.clone());
+        }
+        let users = match self.known.iter().find(|users| users.path() == path) {
+            Some(users) => {
+                users.reread()?;
+                users.clone()
+            }
+            None => Arc::new(Users::open(path)?),
+        };
+        self.opened.insert(path, users.clone());
+        Ok(users)
+    }
+}
+
 /// One way to prove who a caller is.
 enum Scheme {
     Basic(Basic),
@@ -160,14 +184,37 @@ impl Authentication {
     /// What the configuration asks for; reads the files that it names, and says what is wrong
     /// with them.
     pub fn open(config: &Config) -> Result<Self, String> {
-        let mut files: HashMap<&Path, Arc<Users>> = HashMap::new();
+        let throttle = Arc::new(Throttle::new(config.limits.failed_logins_per_minute));
+        Self::opened(config, &[], throttle)
+    }
+
+    /// The same for a configuration that takes the place of this one's. Failed logins stay counted,
+    /// and passwords that were right are remembered while their file stays the same; the limit of
+    /// failed logins is set by [`Self::take_over`].
+    pub fn reopen(&self, config: &Config) -> Result<Self, String> {
+        #[cfg(feature = "negotiate")]
+        if let Some(variable) = negotiate::Environment::of(config).missing() {
+            return Err(format!(
+                "negotiate_keytab, negotiate_ntlm_users or negotiate_ntlm_domains: the library for Kerberos and NTLM \
+                 takes {variable} at the start of the process alone; restart the server"
+            ));
+        }
+        Self::opened(config, &self.inner.files, self.inner.throttle.clone())
+    }
+
+    /// Counts failed logins by this configuration's limit from now on.
+    pub fn take_over(&self, config: &Config) {
+        self.inner.throttle.set_limit(config.limits.failed_logins_per_minute);
+    }
+
+    fn opened(config: &Config, known: &[Arc<Users>], throttle: Arc<Throttle>) -> Result<Self, String> {
+        let mut files = Files { known, opened: HashMap::new() };
         let mut directories = HashMap::new();
         for directory in &config.directories {
             let schemes = schemes(config, directory, &mut files)?;
             directories.insert(directory.url_path.as_str().to_owned(), schemes);
         }
-        let files = files.into_values().collect();
-        let throttle = Arc::new(Throttle::new(config.limits.failed_logins_per_minute));
+        let files = files.opened.into_values().collect();
         Ok(Self { inner: Arc::new(Inner { directories, files, throttle }) })
     }
 
@@ -258,22 +305,11 @@ impl Scheme {
 }
 
 #[cfg_attr(not(feature = "negotiate"), allow(unused_variables, reason = "some schemes need all of it"))]
-fn schemes<'a>(
-    config: &Config,
-    directory: &'a DirectoryConfig,
-    files: &mut HashMap<&'a Path, Arc<Users>>,
-) -> Result<Vec<Scheme>, String> {
+fn schemes<'a>(config: &Config, directory: &'a DirectoryConfig, files: &mut Files<'a>) -> Result<Vec<Scheme>, String> {
     let mut schemes = Vec::new();
     for scheme in &directory.authentication {
         schemes.push(match (scheme, &directory.htpasswd) {
-            (AuthScheme::Basic, Some(path)) => {
-                let users = match files.get(path.as_path()) {
-                    Some(users) => users.clone(),
-                    None => Arc::new(Users::open(path)?),
-                };
-                files.insert(path, users.clone());
-                Scheme::Basic(Basic::new(users))
-            }
+            (AuthScheme::Basic, Some(path)) => Scheme::Basic(Basic::new(files.users(path)?)),
             (AuthScheme::Certificate, _) => Scheme::Certificate(directory.certificate_principal),
             (AuthScheme::Proxy, _) => Scheme::Proxy(directory.proxy_user_header.name().clone()),
             (AuthScheme::Basic, None) => return Err("directories.htpasswd: is missing".to_owned()),

@@ -72,20 +72,29 @@ impl Users {
         })
     }
 
+    /// Where the file is.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Reads the file again if it changed. One that is wrong changes nothing, and is logged once.
     pub(super) fn refresh(&self) {
+        if let Err(complaint) = self.reread() {
+            self.complain(complaint);
+        }
+    }
+
+    /// The same; the error says what is wrong.
+    pub(super) fn reread(&self) -> Result<(), String> {
         let mut stamp = self.stamp.lock().unwrap_or_else(PoisonError::into_inner);
         let now = fs::metadata(&self.path).ok().map(|metadata| Stamp::of(&metadata));
         if stamp.is_some() && *stamp == now {
-            return;
+            return Ok(());
         }
-        match read(&self.path) {
-            Ok((table, read)) => {
-                *stamp = read;
-                self.replace(table);
-            }
-            Err(complaint) => self.complain(complaint),
-        }
+        let (table, read) = read(&self.path)?;
+        *stamp = read;
+        self.replace(table);
+        Ok(())
     }
 
     /// The users as they are now.

@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     net::{IpAddr, Ipv6Addr},
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, PoisonError, RwLock},
     time::{Duration, Instant},
 };
 
@@ -17,7 +17,7 @@ const MOST: usize = 16 * 1024;
 /// Failed logins by address. An IPv6 host has a /64 to choose from, which counts as one address.
 #[derive(Debug, Default)]
 pub(super) struct Throttle {
-    limit: Option<u32>,
+    limit: RwLock<Option<u32>>,
     addresses: Mutex<HashMap<IpAddr, Failures>>,
 }
 
@@ -31,17 +31,26 @@ struct Failures {
 impl Throttle {
     /// Locks an address out after `limit` failures within a minute; never without a limit.
     pub(super) fn new(limit: Option<u32>) -> Self {
-        Self { limit, addresses: Mutex::default() }
+        Self { limit: RwLock::new(limit), addresses: Mutex::default() }
+    }
+
+    /// Another limit from now on; what was counted stays counted.
+    pub(super) fn set_limit(&self, limit: Option<u32>) {
+        *self.limit.write().unwrap_or_else(PoisonError::into_inner) = limit;
     }
 
     /// Whether the address is locked out.
     pub(super) fn is_locked(&self, address: IpAddr) -> bool {
-        self.limit.is_some() && self.is_locked_at(address, Instant::now())
+        self.limit().is_some() && self.is_locked_at(address, Instant::now())
     }
 
     /// Counts a failure; true where it is the one that locks the address out.
     pub(super) fn failed(&self, address: IpAddr) -> bool {
-        self.limit.is_some_and(|limit| self.failed_at(address, limit, Instant::now()))
+        self.limit().is_some_and(|limit| self.failed_at(address, limit, Instant::now()))
+    }
+
+    fn limit(&self) -> Option<u32> {
+        *self.limit.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn is_locked_at(&self, address: IpAddr, now: Instant) -> bool {

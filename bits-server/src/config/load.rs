@@ -91,6 +91,7 @@ fn resolve(layers: &Layers, path: Option<&Path>, data_dir: Option<PathBuf>, prob
         storage,
         data_dir,
         shutdown_grace: root.shutdown_grace,
+        log: root.log,
         confine: root.confine,
         trusted_proxies: root.trusted_proxies,
         public_url: root.public_url,

@@ -9,9 +9,11 @@ mod keys;
 mod layers;
 mod listeners;
 mod load;
+mod log;
 mod negotiate;
 mod notification;
 mod object;
+mod reload;
 mod secret;
 mod setting;
 mod show;
@@ -32,6 +34,7 @@ pub use access::{AuthScheme, CertificatePrincipal, UserHeader};
 pub use error::{ConfigError, Location, Problem};
 pub use keys::{Key, keys};
 pub use load::{Overrides, process_environment};
+pub use log::LogFilter;
 pub use negotiate::NtlmDomain;
 pub use notification::{NotificationType, NotificationUrl, PublicUrl};
 pub use object::{ObjectUrl, StorageOptions};
@@ -51,6 +54,8 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// How long uploads under way may go on when the server is told to stop.
     pub shutdown_grace: Duration,
+    /// What is logged, where `RUST_LOG` does not say it.
+    pub log: LogFilter,
     /// Whether the kernel is asked to keep the process to the paths named here.
     pub confine: bool,
     /// Addresses and networks whose forwarded headers, user header and PROXY protocol are believed.
@@ -96,6 +101,8 @@ section! {
         data_dir: PathBuf = "./bits-data";
         /// How long uploads under way may go on when the server is told to stop.
         shutdown_grace: Duration = "30s";
+        /// What is logged: a level (`error`, `warn`, `info`, `debug`, `trace`), or `target=level` pairs joined by commas. `RUST_LOG` in the environment stands above it.
+        log: LogFilter = "info";
         /// Whether the kernel keeps the process to the paths named here, where it can (Linux, Landlock).
         confine: bool = "true";
         /// Addresses and networks whose forwarded headers, user header and PROXY protocol are believed.

@@ -24,11 +24,12 @@ impl fmt::Display for Config {
 }
 
 impl Config {
-    fn root(&self) -> Root {
+    pub(super) fn root(&self) -> Root {
         Root {
             listen: self.listen.clone(),
             data_dir: self.data_dir.clone(),
             shutdown_grace: self.shutdown_grace,
+            log: self.log.clone(),
             confine: self.confine,
             trusted_proxies: self.trusted_proxies.clone(),
             public_url: self.public_url.clone(),

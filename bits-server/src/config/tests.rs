@@ -599,7 +599,7 @@ fn wrong_variables_are_named() {
     let cases = [
         ("BITS__STATE__ULR", "", "state.ulr: there is no such key; did you mean BITS__STATE__URL?"),
         ("BITS__state__url", "", "state.url: there is no such key; did you mean BITS__STATE__URL?"),
-        ("BITS__", "", ": there is no such key; did you mean BITS__LISTEN?"),
+        ("BITS__", "", ": there is no such key; did you mean BITS__LOG?"),
         ("BITS__LISTEN", "", "listen: is empty; write at least one address, such as \"127.0.0.1:8080\""),
         ("BITS__DIRECTORIES__URL_PATH", "/x", &format!("directories.url_path: {only}")),
         ("BITS__LISTENERS", "", &format!("listeners: {only}")),

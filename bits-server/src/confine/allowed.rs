@@ -51,16 +51,16 @@ impl Allowed {
         SINKS.iter().for_each(|path| allowed.write(Path::new(path)));
         allowed.read_file(Path::new("/etc/resolv.conf"));
         allowed.authorities();
-        allowed.write(&config.data_dir);
+        allowed.keep(&config.data_dir);
         let storages = config.directories.iter().filter_map(|one| one.storage_url.as_ref());
         for storage in storages.chain([&config.storage.url]) {
             if let StorageUrl::File(root) = storage {
-                allowed.write(root);
+                allowed.keep(root);
             }
         }
         // SQLite keeps its log and its shared memory beside the database.
         let StateUrl::Sqlite(database) = &config.state.url;
-        allowed.write(folder_of(database));
+        allowed.keep(folder_of(database));
         if let Source::File(file) = &config.source {
             allowed.read_file(file);
         }
@@ -137,6 +137,11 @@ impl Allowed {
 
     fn read(&mut self, path: &Path) {
         self.read.extend(path.canonicalize());
+    }
+
+    /// A folder of data. One that is missing cannot be allowed, but it can be told of.
+    fn keep(&mut self, path: &Path) {
+        self.write.insert(real(path));
     }
 
     fn write(&mut self, path: &Path) {

@@ -14,15 +14,15 @@ const LEAST: ABI = ABI::V2;
 /// are left out.
 const NEWEST: ABI = ABI::V5;
 
-/// Restricts this thread, and those that it starts, to what is allowed.
-pub(super) fn restrict(allowed: &Allowed) -> Result<(), String> {
+/// Restricts this thread, and those that it starts, to what is allowed; false where the kernel cannot.
+pub(super) fn restrict(allowed: &Allowed) -> Result<bool, String> {
     let least =
         Ruleset::default().set_compatibility(CompatLevel::HardRequirement).handle_access(AccessFs::from_all(LEAST));
     let Ok(ruleset) = least else {
         tracing::warn!(
             "not confined to its paths: the kernel has no Landlock, or an older one than version 2 (Linux 5.19)"
         );
-        return Ok(());
+        return Ok(false);
     };
     let version = enforce(ruleset, allowed).map_err(|error| {
         format!("confine: the kernel refuses to confine the process: {error}; set confine = false to serve without")
@@ -33,7 +33,7 @@ pub(super) fn restrict(allowed: &Allowed) -> Result<(), String> {
         read = ?allowed.only_read(),
         "confined to its paths; it can run no programs"
     );
-    Ok(())
+    Ok(true)
 }
 
 /// The version of Landlock that holds afterwards.

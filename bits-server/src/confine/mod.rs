@@ -17,17 +17,16 @@ use crate::config::Config;
 /// Gives up what a server of this configuration does not need, and says in the log what that was.
 ///
 /// Folders that are to be written must exist. What the kernel lacks is a warning; what it refuses
-/// is the error.
-pub fn confine(config: &Config) -> Result<Allowed, String> {
+/// is the error. Returns what the process may touch from now on; none where that is anything.
+pub fn confine(config: &Config) -> Result<Option<Allowed>, String> {
     forbid_core_dumps();
     forbid_new_privileges();
     let allowed = Allowed::by(config);
     if config.confine {
-        restrict(&allowed)?;
-    } else {
-        tracing::warn!("not confined to its paths: confine = false");
+        return Ok(restrict(&allowed)?.then_some(allowed));
     }
-    Ok(allowed)
+    tracing::warn!("not confined to its paths: confine = false");
+    Ok(None)
 }
 
 /// A core dump holds passwords and what clients sent.
@@ -49,12 +48,12 @@ fn forbid_new_privileges() {
 fn forbid_new_privileges() {}
 
 #[cfg(target_os = "linux")]
-fn restrict(allowed: &Allowed) -> Result<(), String> {
+fn restrict(allowed: &Allowed) -> Result<bool, String> {
     landlock::restrict(allowed)
 }
 
 #[cfg(not(target_os = "linux"))]
-fn restrict(_allowed: &Allowed) -> Result<(), String> {
+fn restrict(_allowed: &Allowed) -> Result<bool, String> {
     tracing::warn!("not confined to its paths: only Linux can");
-    Ok(())
+    Ok(false)
 }

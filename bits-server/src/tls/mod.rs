@@ -3,13 +3,18 @@
 mod files;
 mod watch;
 
-use std::{fmt, path::PathBuf, sync::Arc};
+use std::{
+    fmt,
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use rustls::ServerConfig;
 use tokio::sync::watch as channel;
 use tokio_rustls::TlsAcceptor;
 
-use watch::Stamps;
+use files::Loaded;
+use watch::Watched;
 
 /// The files that TLS is made from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,18 +42,43 @@ pub struct ClientFiles {
 /// open keep what they began with.
 #[derive(Debug)]
 pub struct Tls {
-    files: TlsFiles,
     current: channel::Sender<Arc<ServerConfig>>,
-    opened: Stamps,
+    watched: Mutex<Watched>,
+}
+
+/// Files that were read for a [`Tls`], which does not use them yet.
+#[derive(Debug)]
+pub struct PreparedTls {
+    loaded: Loaded,
+    watched: Watched,
+}
+
+impl PreparedTls {
+    /// Reads the files; the error names the one that cannot be used. Blocks for as long as reading takes.
+    pub fn read(files: TlsFiles) -> Result<Self, TlsError> {
+        let watched = Watched::new(files);
+        Ok(Self { loaded: files::load(watched.files())?, watched })
+    }
+
+    /// What is odd about the files.
+    pub fn warnings(&self) -> &[String] {
+        &self.loaded.warnings
+    }
 }
 
 impl Tls {
     /// Reads the files. Returns also what is odd about them but no reason not to serve, such as a
     /// certificate that has expired. Blocks for as long as reading takes.
     pub fn open(files: TlsFiles) -> Result<(Self, Vec<String>), TlsError> {
-        let opened = Stamps::of(&files);
-        let loaded = files::load(&files)?;
-        Ok((Self { files, current: channel::Sender::new(loaded.config), opened }, loaded.warnings))
+        let PreparedTls { loaded, watched } = PreparedTls::read(files)?;
+        let tls = Self { current: channel::Sender::new(loaded.config), watched: Mutex::new(watched) };
+        Ok((tls, loaded.warnings))
+    }
+
+    /// Uses these files from now on. Connections that are open keep what they began with.
+    pub fn install(&self, prepared: PreparedTls) {
+        self.current.send_replace(prepared.loaded.config);
+        *self.watched.lock().unwrap_or_else(PoisonError::into_inner) = prepared.watched;
     }
 
     /// What takes connections with the files as they were read last.
