@@ -96,7 +96,8 @@ impl Reloader {
         let directories = start::directories(&config)?;
         let engine = self.settings.engine.with_settings(directories, start::limits(&config), notifier.clone());
         let settings = Settings {
-            engine: engine.map_err(|error| format!("{error}: a storage_url that was not there at the start needs a restart"))?,
+            engine: engine
+                .map_err(|error| format!("{error}: a storage_url that was not there at the start needs a restart"))?,
             authentication,
             trusted_proxies: config.trusted_proxies.clone(),
             options: start::options(&config),

@@ -216,10 +216,10 @@ fn engine(
 /// The virtual directories as the engine knows them.
 pub(crate) fn directories(config: &Config) -> Result<Directories, String> {
     let public_url = config.public_url.as_ref().map(|url| url.as_str().to_owned());
-    let directories = config
-        .directories
-        .iter()
-        .map(|directory| Directory { public_url: public_url.clone(), ..directory.directory(&stores::storage_of(directory)) });
+    let directories = config.directories.iter().map(|directory| Directory {
+        public_url: public_url.clone(),
+        ..directory.directory(&stores::storage_of(directory))
+    });
     Directories::new(directories.collect()).map_err(|error| error.to_string())
 }
 

@@ -11,6 +11,8 @@ use crate::shell::{self, Result, cargo};
 
 /// What `cargo xtask ci` gives each target.
 const SECONDS_IN_CI: u32 = 5;
+/// The same inputs in each run of `cargo xtask ci`, as far as time allows.
+const SEED_IN_CI: u32 = 1;
 /// Coverage for libFuzzer.
 const INSTRUMENTED: &str = "--cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
      -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
@@ -23,6 +25,9 @@ pub(crate) struct Options {
     /// How long each target is fuzzed
     #[arg(long, value_name = "N", default_value_t = 60)]
     seconds: u32,
+    /// Tries the same inputs again, in the same order, from the repository's own alone; another each time without
+    #[arg(long, value_name = "N")]
+    seed: Option<u32>,
 }
 
 pub(crate) fn run(options: &Options) -> Result<()> {
@@ -34,12 +39,12 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     };
     let host = host()?;
     build(&host)?;
-    chosen.iter().try_for_each(|target| fuzz(target, &host, options.seconds))
+    chosen.iter().try_for_each(|target| fuzz(target, &host, options))
 }
 
 /// Every target for some seconds.
 pub(crate) fn check() -> Result<()> {
-    run(&Options { target: None, seconds: SECONDS_IN_CI })
+    run(&Options { target: None, seconds: SECONDS_IN_CI, seed: Some(SEED_IN_CI) })
 }
 
 fn targets() -> Result<Vec<String>> {
@@ -59,14 +64,19 @@ fn build(host: &str) -> Result<()> {
 }
 
 /// Inputs of the repository are where it starts; what it finds besides stays in the target folder.
-fn fuzz(target: &str, host: &str, seconds: u32) -> Result<()> {
-    let found = folder().join("corpus").join(target);
+fn fuzz(target: &str, host: &str, options: &Options) -> Result<()> {
+    let found = folder().join(if options.seed.is_some() { "seeded" } else { "corpus" }).join(target);
+    if options.seed.is_some() && found.exists() {
+        fs::remove_dir_all(&found)?;
+    }
     let artifacts = folder().join("artifacts").join(target);
     fs::create_dir_all(&found)?;
     fs::create_dir_all(&artifacts)?;
     let mut fuzz = std::process::Command::new(folder().join(host).join("debug").join(target));
     fuzz.arg(found).arg(shell::root().join("fuzz/corpus").join(target));
-    fuzz.arg(format!("-max_total_time={seconds}")).arg(format!("-artifact_prefix={}/", artifacts.display()));
+    fuzz.arg(format!("-max_total_time={}", options.seconds)).arg(format!("-artifact_prefix={}/", artifacts.display()));
+    // 0 is another one each time.
+    fuzz.arg(format!("-seed={}", options.seed.unwrap_or_default()));
     shell::run(fuzz.args(["-print_final_stats=1", "-verbosity=0", "-timeout=10", "-rss_limit_mb=1024"]))
 }
 
