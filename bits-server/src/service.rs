@@ -9,9 +9,9 @@ use bits_core::{Ack, BodyError, Form, PacketType, Refusal, header};
 use bits_engine::{Body, Caller, Fate};
 use bytes::Bytes;
 use futures_util::StreamExt;
-use http::{HeaderValue, Method, Request, Response, StatusCode, header as http_header, request::Parts};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header as http_header, request::Parts};
 use http_body_util::{BodyDataStream, Either, Full};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use tracing::Instrument;
 
 use crate::{
@@ -44,8 +44,11 @@ impl Service {
     }
 
     pub(crate) async fn answer(&self, request: Request<Incoming>, peer: Peer) -> Result<Response<AnswerBody>, Hangup> {
-        let (head, body) = request.into_parts();
+        let (mut head, body) = request.into_parts();
         let peer = self.proxies.of_request(peer, &head.headers);
+        if peer.trusted_proxy && body.is_end_stream() {
+            say_empty(&mut head.headers);
+        }
         let number = self.numbers.fetch_add(1, Ordering::Relaxed);
         let span = tracing::info_span!("request", id = number, address = %peer.address);
         let body = stream(&head, body);
@@ -147,6 +150,14 @@ pub(crate) fn overloaded() -> Response<Full<Bytes>> {
 pub(crate) async fn drop_body(request: Request<Incoming>) {
     let (head, body) = request.into_parts();
     stream(&head, body).drop_unread().await;
+}
+
+/// Proxies (Caddy, whatever is written in Go) drop `Content-Length: 0` of methods that they do not know. By HTTP's own
+/// rules a request without a length has no body.
+fn say_empty(headers: &mut HeaderMap) {
+    if !headers.contains_key(http_header::TRANSFER_ENCODING) {
+        headers.entry(http_header::CONTENT_LENGTH).or_insert(HeaderValue::from_static("0"));
+    }
 }
 
 fn stream(head: &Parts, body: Incoming) -> Body {

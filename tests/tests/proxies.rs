@@ -127,6 +127,16 @@ fn forwarded_for_counts_from_trusted_proxies_only() {
     }
 }
 
+/// Some drop `Content-Length: 0` where they do not know the method.
+#[test]
+fn a_trusted_proxy_may_leave_out_that_a_packet_is_empty() {
+    let packet = Packet::ping(Form::Native, FILE).without("Content-Length");
+    for (trusted, status) in [("127.0.0.1", 200), ("192.0.2.1", 400)] {
+        let server = Server::start(ServerOptions::new().config(&format!("trusted_proxies = [\"{trusted}\"]")));
+        assert_eq!(server.raw().ask(&packet).status, status);
+    }
+}
+
 /// The audit log holds the client's address, not the proxy's.
 #[test]
 fn the_audit_log_names_the_client() {
