@@ -43,3 +43,8 @@ pub use job::{Host, Job, JobSession};
 pub use run::{Event, Uploaded};
 pub use source::{BytesSource, FileSource, Fingerprint, Source};
 pub use target::{FileTarget, Target};
+
+/// Its examples are tried.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -51,3 +51,8 @@ pub use upload_store::{
     BodyError, BodyStream, Destination, Piece, Precondition, SharedFiles, StagedObject, StagedStream, Stopped,
     StoreError, StoreErrorKind, Upload, UploadStore, Written,
 };
+
+/// Its examples are tried.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

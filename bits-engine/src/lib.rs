@@ -30,3 +30,8 @@ pub use end::CancelError;
 pub use engine::{Caller, Engine, EngineBuilder, Incomplete, Limits};
 pub use maintain::Sweep;
 pub use notify::{Answer, Notice, Notifier, NotifyError};
+
+/// Its examples are tried.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -57,3 +57,8 @@ pub use metrics::install as install_metrics;
 pub use proxy_header::{ProxyHeaderError, parse_proxy_header, read_proxy_header};
 pub use serve::{Change, Listeners, ServeOptions, Settings, run, run_changing};
 pub use tls::{ClientFiles, PreparedTls, Tls, TlsError, TlsFiles};
+
+/// Its examples are tried.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

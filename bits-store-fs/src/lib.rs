@@ -26,3 +26,8 @@ mod table;
 
 pub use lock::{DataLock, LockError};
 pub use store::{LocalStore, Options, SyncAt};
+
+/// Its examples are tried.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -37,3 +37,8 @@ mod sqlite;
 pub use postgres::{PostgresError, PostgresOptions, PostgresSessions};
 #[cfg(feature = "sqlite")]
 pub use sqlite::{OpenError, Options, SqliteSessions};
+
+/// Its examples are tried.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -82,3 +82,39 @@ pub(crate) fn load(text: &str) -> Config {
     let loaded = Config::load(Some(&path(&folder)), std::iter::empty(), Overrides::default());
     loaded.unwrap_or_else(|error| panic!("{error}\n{text}"))
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test ends where something unforeseen happens")]
+mod tests {
+    use super::*;
+
+    fn documents() -> Vec<std::path::PathBuf> {
+        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let book = std::fs::read_dir(root.join("docs")).unwrap().map(|entry| entry.unwrap().path());
+        book.chain([root.join("README.md")]).filter(|path| path.extension().is_some_and(|it| it == "md")).collect()
+    }
+
+    /// Whether it names nothing that the server was perhaps built without.
+    fn is_for_this_build(block: &str) -> bool {
+        let others = ["s3:", "gs:", "az:", "postgres:", "[storage.options]"];
+        let kerberos = cfg!(feature = "negotiate") || !block.contains("negotiate");
+        kerberos && !others.iter().any(|other| block.contains(other))
+    }
+
+    #[test]
+    fn the_server_takes_every_configuration_in_the_book() {
+        let mut count = 0;
+        for document in documents() {
+            let text = std::fs::read_to_string(&document).unwrap();
+            let blocks = text.split("```toml\n").skip(1).filter_map(|rest| rest.split_once("```"));
+            for (block, _) in blocks.filter(|(block, _)| is_for_this_build(block)) {
+                // Its file is read with the configuration.
+                let block = block.replace("secret_file = \"hook.secret\"", "secret = \"0123456789abcdef\"");
+                println!("{}: {block}", document.display());
+                load(&block);
+                count += 1;
+            }
+        }
+        assert!(count > 10, "{count}");
+    }
+}

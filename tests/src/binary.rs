@@ -29,6 +29,12 @@ pub fn application_binary() -> &'static Path {
     BINARY.get_or_init(|| env::var_os("BITS_SHA256_BIN").map_or_else(build, PathBuf::from))
 }
 
+/// An example of a library's crate: in the folder `BITS_EXAMPLES`, or built likewise.
+pub fn example(package: &str, name: &str) -> PathBuf {
+    let built = || build(package, &["--example", name], &format!("examples/{name}"));
+    env::var_os("BITS_EXAMPLES").map_or_else(built, |folder| PathBuf::from(folder).join(name))
+}
+
 /// The Debian package of these programs, which `cargo xtask test` makes: `BITS_DEB`.
 pub fn debian_package() -> PathBuf {
     env::var_os("BITS_DEB").map(PathBuf::from).expect("BITS_DEB names the package: run `cargo xtask test`")

@@ -28,7 +28,7 @@ mod wire;
 
 pub use application::{Application, Behaviour, Notification};
 pub use authority::{Authority, Identity, TlsClient};
-pub use binary::{application_binary, client_binary, debian_package, server_binary};
+pub use binary::{application_binary, client_binary, debian_package, example, server_binary};
 pub use check::{
     assert_ack, assert_clean_log, assert_confined, assert_error, assert_invariants, assert_next, assert_ok,
     assert_staging_empty, list_files, pattern, wait_until,

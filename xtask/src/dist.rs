@@ -95,7 +95,17 @@ fn sbom() -> Result<PathBuf> {
     let features = features(|_| true)?;
     let manifest = shell::root().join("bits-server/Cargo.toml");
     let manifest = manifest.to_string_lossy();
-    let fixed = ["cyclonedx", "--manifest-path", &manifest, "--format", "json", "--override-filename", "sbom.cdx"];
+    let fixed = [
+        "cyclonedx",
+        "--manifest-path",
+        &manifest,
+        "--format",
+        "json",
+        "--spec-version",
+        "1.5",
+        "--override-filename",
+        "sbom.cdx",
+    ];
     tools::run(&tools::CYCLONEDX, &[&fixed[..], &["--features", &features]].concat())?;
     let made = folder("dist")?.join("bits-server.cdx.json");
     collect_sbom(&made)?;

@@ -40,6 +40,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             .env("BITS_SERVER_BIN", built.join("bits-server"))
             .env("BITS_BIN", built.join("bits"))
             .env("BITS_SHA256_BIN", built.join("examples/sha256"))
+            .env("BITS_EXAMPLES", built.join("examples"))
             .env("BITS_DEB", deb)
             .env("BITS_PYTHON", python)
             .env("BITS_AZURITE", azurite),

@@ -34,6 +34,8 @@ enum Check {
     Docs,
     /// Each crate builds alone with each of its features
     Features,
+    /// Nothing public has changed since the last tagged version but what the version says
+    Semver,
     /// A fuzzer finds nothing in some seconds for each target
     Fuzz,
 }
@@ -56,6 +58,7 @@ impl Check {
             Check::Lints => lints(),
             Check::Docs => docs(),
             Check::Features => features::check(),
+            Check::Semver => semver(),
             Check::Fuzz => crate::fuzz::check(),
         }
     }
@@ -68,6 +71,15 @@ pub(crate) fn advisories() -> Result<()> {
 
 fn lints() -> Result<()> {
     shell::run(&mut cargo(["clippy", "--workspace", "--all-targets", "--all-features", "--", "--deny", "warnings"]))
+}
+
+fn semver() -> Result<()> {
+    let tags = shell::output(&mut shell::git(["tag", "--list", "v*", "--merged", "--sort=-version:refname"]))?;
+    let Some(last) = tags.lines().next() else {
+        eprintln!("no version is tagged: there is no interface to compare with");
+        return Ok(());
+    };
+    tools::run(&tools::SEMVER, &["semver-checks", "--workspace", "--all-features", "--baseline-rev", last])
 }
 
 fn docs() -> Result<()> {

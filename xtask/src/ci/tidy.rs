@@ -15,6 +15,7 @@ pub(crate) fn check(root: &Path) -> Result<()> {
         let shown = path.strip_prefix(root).unwrap_or(&path).display();
         found.extend(complaints(&path, &text).into_iter().map(|complaint| format!("  {shown}: {complaint}")));
     }
+    found.extend(book(&root.join("docs"))?);
     if found.is_empty() { Ok(()) } else { Err(format!("not tidy:\n{}", found.join("\n")).into()) }
 }
 
@@ -25,6 +26,24 @@ fn complaints(path: &Path, text: &str) -> Vec<String> {
         _ => Vec::new(),
     };
     own.into_iter().chain(issue_numbers(text)).collect()
+}
+
+/// The book has every chapter, and its links stay within it, where its site has them too.
+fn book(folder: &Path) -> Result<Vec<String>> {
+    let contents = fs::read_to_string(folder.join("SUMMARY.md"))?;
+    let mut found = Vec::new();
+    for path in files(folder)?.iter().filter(|path| path.parent() == Some(folder)) {
+        let Some(name) = path.file_name().and_then(|name| name.to_str()).filter(|name| name.ends_with(".md")) else {
+            continue;
+        };
+        if name != "SUMMARY.md" && !contents.contains(&format!("]({name})")) {
+            found.push(format!("  docs/{name}: is not in docs/SUMMARY.md"));
+        }
+        let text = fs::read_to_string(path)?;
+        let outside = prose(&text).flat_map(link_targets).filter(|target| target.starts_with(".."));
+        found.extend(outside.map(|target| format!("  docs/{name}: {target} is not in the book: link to its URL")));
+    }
+    Ok(found)
 }
 
 fn source(text: &str) -> Vec<String> {

@@ -10,19 +10,24 @@ use crate::shell::{self, Result, cargo};
 pub(crate) struct Tool {
     name: &'static str,
     version: &'static str,
+    /// What it is asked its version by.
+    asked: &'static [&'static str],
 }
 
 /// Finds dependencies that no code uses.
-pub(crate) const MACHETE: Tool = Tool { name: "cargo-machete", version: "0.9.2" };
+pub(crate) const MACHETE: Tool = Tool { name: "cargo-machete", version: "0.9.2", asked: &["--version"] };
 /// Checks licences, sources and unwanted crates by `deny.toml`.
-pub(crate) const DENY: Tool = Tool { name: "cargo-deny", version: "0.20.2" };
+pub(crate) const DENY: Tool = Tool { name: "cargo-deny", version: "0.20.2", asked: &["--version"] };
 
 /// Makes Debian packages.
-pub(crate) const DEB: Tool = Tool { name: "cargo-deb", version: "3.8.0" };
+pub(crate) const DEB: Tool = Tool { name: "cargo-deb", version: "3.8.0", asked: &["--version"] };
 /// Lists dependencies.
-pub(crate) const CYCLONEDX: Tool = Tool { name: "cargo-cyclonedx", version: "0.5.9" };
+pub(crate) const CYCLONEDX: Tool =
+    Tool { name: "cargo-cyclonedx", version: "0.5.9", asked: &["cyclonedx", "--version"] };
+/// Compares interfaces with those of an older version.
+pub(crate) const SEMVER: Tool = Tool { name: "cargo-semver-checks", version: "0.51.0", asked: &["--version"] };
 /// Makes a site of the book.
-pub(crate) const MDBOOK: Tool = Tool { name: "mdbook", version: "0.5.4" };
+pub(crate) const MDBOOK: Tool = Tool { name: "mdbook", version: "0.5.4", asked: &["--version"] };
 
 /// Runs `tool` on the workspace, installing it first if need be.
 pub(crate) fn run(tool: &Tool, arguments: &[&str]) -> Result<()> {
@@ -41,8 +46,10 @@ impl Tool {
     }
 
     fn is_right_version(&self, program: &PathBuf) -> bool {
-        let version = shell::output(Command::new(program).arg("--version"));
-        version.is_ok_and(|version| version.split_whitespace().last() == Some(self.version))
+        let version = shell::output(Command::new(program).args(self.asked));
+        version.is_ok_and(|version| {
+            version.split_whitespace().last().map(|last| last.trim_start_matches('v')) == Some(self.version)
+        })
     }
 
     // Unoptimised: it builds in a fraction of the time, and the workspace is small.
