@@ -3,9 +3,8 @@
 use std::sync::Arc;
 
 use bits_core::{
-    Ack, BodyError, Commit, Excess, Found, FragmentDecision, FragmentHead, Principal, PublishAt, QuotaOf, Refusal,
-    Reply, Session, SessionEventKind, SessionId, Stopped, StoreError, StoreErrorKind, Transition, Upload, VirtualPath,
-    Written,
+    Ack, BodyError, Commit, Excess, Found, FragmentDecision, FragmentHead, Principal, QuotaOf, Refusal, Reply, Session,
+    SessionEventKind, SessionId, Stopped, StoreError, StoreErrorKind, Transition, Upload, VirtualPath, Written,
 };
 
 use crate::{
@@ -24,7 +23,7 @@ pub(crate) const ATTEMPTS: usize = 8;
 enum Step {
     /// This is the answer.
     Answer(Ack),
-    /// All bytes are held: publish, then answer.
+    /// All bytes are held: publish, or make them durable, then answer.
     Publish,
     /// Somebody else moved the session: decide again.
     Again,
@@ -102,10 +101,8 @@ impl Inner {
                 Ok(Step::Answer(Ack::fragment(session.id, session.received)))
             }
             FragmentDecision::Write { skip, length } => self.write(call, session, (skip, length), body, turn).await,
-            // The last ack again: the rules may have changed since the first one was refused.
-            FragmentDecision::Held { next } if session.is_received() && session.synced < next => {
-                self.finish_held(call, session).await
-            }
+            // The last ack again, which promises that all of it stays.
+            FragmentDecision::Held { next } if session.is_received() && session.synced < next => Ok(Step::Publish),
             FragmentDecision::Held { next: total } | FragmentDecision::Published { total } => {
                 Ok(Step::Answer(complete(call, session.id, total, session.reply.as_ref())))
             }
@@ -209,8 +206,6 @@ impl Inner {
         let mut part = body.part(skip, length, waiting, turn.cut.clone());
         let mut written = store.write(&upload, &mut part).await;
         fault("fragment-before-commit");
-        let last = session.total == Some(written.reached);
-        let waits = call.directory.publish == PublishAt::CloseSession && !session.awaits_application(&call.directory);
         let stopped = written.stopped.take();
         match stopped {
             None => {}
@@ -219,25 +214,18 @@ impl Inner {
             }
             Some(Stopped::Body(error)) => {
                 tracing::debug!(session = %session.id, %error, "a body ended early; what came is kept");
-                // With all bytes there the next ack may be the last, which promises that they stay.
-                if !(last && waits) {
-                    self.advance(session, written).await?;
-                    return Err(Refusal::Unavailable);
-                }
+                self.advance(session, written).await?;
+                return Err(Refusal::Unavailable);
             }
             Some(Stopped::Store(error)) => return self.write_failed(call, session, written, &error).await,
         }
-        if last && waits && store.pieces_from(session).is_some() {
-            // The store is told all pieces once they are committed.
-            let Some(session) = self.advance(session, written).await? else { return Ok(Step::Again) };
-            return self.finish_held(call, &session).await;
-        }
-        if last && waits {
-            return self.finish(call, session, upload, written).await;
-        }
         let Some(session) = self.advance(session, written).await? else { return Ok(Step::Again) };
         fault("fragment-after-commit");
-        if last { Ok(Step::Publish) } else { Ok(Step::Answer(Ack::fragment(session.id, session.received))) }
+        if session.is_received() {
+            Ok(Step::Publish)
+        } else {
+            Ok(Step::Answer(Ack::fragment(session.id, session.received)))
+        }
     }
 
     /// Keeps what is certain of a write that failed.
@@ -269,38 +257,6 @@ impl Inner {
     async fn send_back(&self, session: &Session, to: u64) -> Result<Step, Refusal> {
         let to = self.regress(session, to).await?;
         Ok(to.map_or(Step::Again, |to| Step::Answer(Ack::fragment(session.id, to))))
-    }
-
-    /// Makes the whole upload durable where publishing does not do so before the last ack.
-    async fn finish(
-        self: &Arc<Self>,
-        call: &Call,
-        session: &Session,
-        mut upload: Upload,
-        written: Written,
-    ) -> Result<Step, Refusal> {
-        upload.received = written.reached;
-        upload.pieces.extend(written.pieces.iter().cloned());
-        if let Err(error) = self.storage(&session.storage)?.sync(&upload).await {
-            return self.write_failed(call, session, written, &error).await;
-        }
-        let durable = Written { synced: written.reached, ..written };
-        let Some(session) = self.advance(session, durable).await? else { return Ok(Step::Again) };
-        fault("last-fragment-after-commit");
-        Ok(Step::Answer(complete(call, session.id, session.received, session.reply.as_ref())))
-    }
-
-    /// The same for an upload whose last byte is held already.
-    async fn finish_held(self: &Arc<Self>, call: &Call, session: &Session) -> Result<Step, Refusal> {
-        let upload = self.upload(session).await?;
-        let nothing = Written {
-            reached: session.received,
-            synced: session.synced,
-            pieces: Vec::new(),
-            handle: None,
-            stopped: None,
-        };
-        self.finish(call, session, upload, nothing).await
     }
 
     /// Commits what was written; none when somebody else moved the session.

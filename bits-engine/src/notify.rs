@@ -23,7 +23,7 @@ use uuid::Uuid;
 use crate::{
     engine::{Call, Inner, chain, row_refusal},
     faults::fault,
-    publish::{Outcome, RETRY_PAUSE},
+    publish::Outcome,
 };
 
 /// Sends requests to server applications.
@@ -117,7 +117,8 @@ impl Inner {
     pub(crate) async fn notify(&self, session: &Session) -> Result<Option<Outcome>, Refusal> {
         let Some(directory) = self.directories.named(&session.directory) else {
             tracing::error!(session = %session.id, directory = session.directory, "the directory of a session that waits for a server application is not configured any more");
-            return self.postpone(session).await;
+            self.postpone(session).await?;
+            return Err(Refusal::Unavailable);
         };
         let Some(notification) = &directory.notification else {
             let at = self.sessions.now().await.map_err(|error| row_refusal(&error))?;
@@ -168,12 +169,6 @@ impl Inner {
             None => self.discard_if_over(session).await?,
         }
         Ok(Some(Outcome::Refused(refusal)))
-    }
-
-    async fn postpone(&self, session: &Session) -> Result<Option<Outcome>, Refusal> {
-        let now = self.sessions.now().await.map_err(|error| row_refusal(&error))?;
-        self.commit(session, &Transition::Postpone { until: now + RETRY_PAUSE }).await?;
-        Err(Refusal::Unavailable)
     }
 
     fn notifier(&self) -> Result<&Arc<dyn Notifier>, Refusal> {

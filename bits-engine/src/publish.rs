@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// How long a failed publishing waits before it is tried again.
-pub(crate) const RETRY_PAUSE: Duration = Duration::from_secs(60);
+const RETRY_PAUSE: Duration = Duration::from_secs(60);
 
 /// What notifying takes besides the application's own time.
 const NOTIFY_MARGIN: Duration = Duration::from_secs(15);
@@ -111,6 +111,12 @@ impl Inner {
             Some(Found::Live(session)) => session,
             Some(Found::Ended(_)) | None => return Err(Refusal::SessionNotFound),
         };
+        if session.state.is_job()
+            && let Err(refusal) = self.storage(&session.storage)
+        {
+            self.postpone(&session).await?;
+            return Err(refusal);
+        }
         match session.state {
             State::WaitForClose => Ok(Some(Outcome::complete(&session))),
             State::Notify if session.copy => self.next_job(&session, closing).await,
@@ -128,12 +134,39 @@ impl Inner {
             return self.intend_to_notify(session).await;
         }
         if !closing && directory.is_some_and(|directory| directory.publish == PublishAt::CloseSession) {
-            if session.state == State::Notify {
-                self.commit(session, &Transition::Withdraw).await?;
-            }
-            return Ok(Some(Outcome::complete(session)));
+            return self.await_close(session).await;
         }
         self.intend(session).await
+    }
+
+    /// Makes the bytes durable, as the last ack promises; Close-Session is to publish them.
+    async fn await_close(&self, session: &Session) -> Result<Option<Outcome>, Refusal> {
+        if session.state == State::Notify {
+            self.commit(session, &Transition::Withdraw).await?;
+        } else if session.synced < session.received {
+            let store = self.storage(&session.storage)?;
+            let upload = self.upload(session).await?;
+            match self.check_whole(store, session, &upload).await {
+                Ok(()) => {}
+                Err(StoreError { kind: StoreErrorKind::Doubtful { good }, .. }) if good < session.received => {
+                    return self.regress(session, good).await.map(|to| to.map(|to| Outcome::Regressed { to }));
+                }
+                Err(error) => return Err(self.job_refusal(session, &error, self.precondition(session).1)),
+            }
+            let durable = Transition::Advance {
+                to: session.received,
+                synced: session.received,
+                incarnation: store.incarnation().to_owned(),
+                pieces: Vec::new(),
+                handle: None,
+                durable: true,
+            };
+            if self.commit(session, &durable).await?.is_none() {
+                return Ok(None);
+            }
+            fault("last-fragment-after-commit");
+        }
+        Ok(Some(Outcome::complete(session)))
     }
 
     /// Has the bytes made durable and the destination looked at, and commits the intent and the claim.
@@ -199,12 +232,15 @@ impl Inner {
                 let to = self.regress(session, good.min(session.received)).await?;
                 return Ok(to.map(|to| Outcome::Regressed { to }));
             }
-            _ => {
-                let now = self.sessions.now().await.map_err(|error| row_refusal(&error))?;
-                self.commit(session, &Transition::Postpone { until: now + RETRY_PAUSE }).await?;
-            }
+            _ => self.postpone(session).await?,
         }
         Ok(Some(Outcome::Refused(refusal)))
+    }
+
+    /// A job that failed is tried again by the sweeper, or at the next packet.
+    pub(crate) async fn postpone(&self, session: &Session) -> Result<(), Refusal> {
+        let now = self.sessions.now().await.map_err(|error| row_refusal(&error))?;
+        self.commit(session, &Transition::Postpone { until: now + RETRY_PAUSE }).await.map(drop)
     }
 
     /// All bytes are there and durable.

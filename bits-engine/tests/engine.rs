@@ -879,6 +879,46 @@ async fn the_last_ack_comes_again_after_a_change_of_rules_only_once_all_is_durab
     }
 }
 
+/// Also where another directory answers for its path by now; how it is published stays the old
+/// one's affair.
+#[tokio::test]
+async fn the_last_ack_is_durable_whichever_directory_answers() {
+    let rig = Rig::over(MemoryUploads::volatile(PART), |directory| directory.publish = PublishAt::CloseSession);
+    let id = rig.create("/upload/new/f").await;
+    let mut old = Directory::new("/upload", "memory", StorageKey::parse("store").unwrap());
+    old.publish = PublishAt::CloseSession;
+    let new = Directory::new("/upload/new", "memory", StorageKey::parse("new").unwrap());
+    let builder = Engine::builder(rig.sessions.clone(), Directories::new(vec![old, new]).unwrap());
+    let engine = builder.storage("memory", rig.hooks.clone()).build().unwrap();
+    let caller = Caller { principal: Principal::ANONYMOUS, address: None, secure: false };
+    let last = Packet::new("/upload/new/f", "Fragment").session(id).range(0, 5, 5);
+    let ack = engine.handle(&last.head(), caller.clone(), bytes(b"hello")).await.unwrap();
+    assert_eq!((ack.next_offset(), rig.row(id).await.synced), (Some(5), 5));
+    let close = Packet::new("/upload/new/f", "Close-Session").session(id);
+    assert_eq!(engine.handle(&close.head(), caller, nothing()).await.unwrap().status(), 200);
+    assert_eq!(rig.stored("new/f").unwrap(), "hello");
+}
+
+/// Jobs that cannot be done as things are must not be in the way of others.
+#[tokio::test(start_paused = true)]
+async fn a_job_whose_storage_is_not_configured_any_more_waits() {
+    let rig = Rig::new();
+    let id = rig.create("/upload/f").await;
+    for transition in [
+        Transition::Begin { total: 0, quota: Quota::NONE },
+        Transition::Intend(bits_core::PublishIntent("put".to_owned())),
+    ] {
+        rig.meddle(id, transition).await;
+    }
+    let elsewhere = Directory::new("/upload", "elsewhere", StorageKey::ROOT);
+    let builder = Engine::builder(rig.sessions.clone(), Directories::new(vec![elsewhere]).unwrap());
+    let engine = builder.storage("elsewhere", rig.hooks.clone()).build().unwrap();
+    engine.tidy().await.unwrap();
+    engine.stop().await;
+    assert!(rig.row(id).await.retry_at.is_some());
+    assert_eq!(rig.sessions.unpublished(9).await.unwrap(), []);
+}
+
 /// Windows would wait ten minutes after a 503.
 #[tokio::test]
 async fn a_server_that_has_stopped_cuts_fragments_off_without_an_answer() {

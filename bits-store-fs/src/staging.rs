@@ -194,7 +194,12 @@ impl Staged {
                 upload.received,
                 upload.total
             );
-            return Err(StoreError::new(StoreErrorKind::Other, context));
+            // Somebody else has written to it.
+            let kind = match size(&stat) > upload.total {
+                true => StoreErrorKind::Doubtful { good: 0 },
+                false => StoreErrorKind::Other,
+            };
+            return Err(StoreError::new(kind, context));
         }
         Ok(stat)
     }
@@ -204,8 +209,12 @@ impl Staged {
         self.file.as_ref().ok_or_else(|| StoreError::new(StoreErrorKind::Other, "the staged file is not open"))
     }
 
-    /// Opens the file if it is there.
+    /// Opens the file if it is there, which one that is open need not be any more.
     pub(crate) fn open_if_there(&mut self, disk: &Disk, place: &Place) -> Result<Option<Stat>, StoreError> {
+        if self.is_moved(disk, place)? {
+            self.file = None;
+            self.entry_synced = false;
+        }
         match self.try_open(disk, place, false) {
             Ok(stat) => Ok(Some(stat)),
             Err(Errno::NOENT) => Ok(None),
@@ -258,9 +267,11 @@ impl Staged {
     }
 
     /// Starts over with a new file where all of it is in doubt: neither its bytes nor its entry
-    /// have ever failed to be synced. One that was moved away is somebody else's by now.
+    /// have ever failed to be synced. One that was moved away is somebody else's by now, and one
+    /// that is longer than the upload somebody else has written to.
     fn renew_doubtful(&mut self, disk: &Disk, place: &Place, upload: &Upload) -> Result<bool, StoreError> {
-        let renew = upload.received == 0 && (self.doubt().is_some() || self.is_moved(disk, place)?);
+        let renew = upload.received == 0
+            && (self.doubt().is_some() || self.is_moved(disk, place)? || available(disk, place)? > upload.total);
         if renew {
             self.remove(disk, place)?;
             self.progress = Progress::default();

@@ -261,6 +261,36 @@ fn child_meets_a_failed_first_sync() {
     });
 }
 
+/// Each sync of a publishing fails once: it is not said to be done, and the next try makes up for
+/// whatever is missing, in this process as after a crash.
+#[test]
+fn a_publishing_whose_sync_failed_is_not_done_before_all_is_synced() {
+    // Before these the upload itself is synced, by three.
+    for (nth, synced) in [(4, "BITS-Sessions/"), (5, "/in/a/b>"), (6, "/BITS-Sessions>"), (7, "/in>"), (8, "/in/a>")] {
+        let inject = format!("inject=fsync:error=EIO:when={nth}");
+        let (folder, calls) = trace("child_meets_a_failed_sync_when_publishing", &["-e", &inject]);
+        let failed = find(&calls, 0, &["fsync(", synced, "(INJECTED)"]);
+        find(&calls, failed + 1, &["fsync(", synced, "= 0"]);
+        assert!(fs::read(folder.path().join("files/in/a/b/file")).unwrap() == pattern(1, 300));
+    }
+}
+
+#[test]
+#[ignore = "a child of another test"]
+fn child_meets_a_failed_sync_when_publishing() {
+    on_one_thread(async {
+        let store = child_store(SyncAt::Checkpoint);
+        let mut upload = upload("in/a/b/file", 300);
+        put_all(&store, &mut upload, &pattern(1, 300)).await;
+        store.sync(&upload).await.unwrap();
+        upload.synced = 300;
+        let intent = store.prepare(&upload, CAREFUL).await.unwrap();
+        let error = store.publish(&upload, CAREFUL, &intent).await.unwrap_err();
+        assert_eq!(error.kind, StoreErrorKind::Unavailable);
+        store.publish(&upload, CAREFUL, &intent).await.unwrap();
+    });
+}
+
 /// An error of the disk that comes after the last handle is closed could be lost.
 #[test]
 fn a_file_is_not_closed_before_its_bytes_are_on_the_disk() {

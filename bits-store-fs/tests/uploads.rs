@@ -287,6 +287,28 @@ async fn bytes_are_never_cut_off_and_are_replaced_in_place() {
     assert_eq!(fs::metadata(place.staged(&upload)).unwrap().ino(), before);
 }
 
+/// What others have added to it could never be cut off again: the upload comes to a new file.
+#[tokio::test]
+async fn an_upload_that_somebody_has_made_longer_comes_again() {
+    let place = Place::new();
+    for bytes in [b"12345".as_slice(), b""] {
+        let mut upload = upload("in/file", bytes.len() as u64);
+        put_all(&place.store, &mut upload, bytes).await;
+        place.store.sync(&upload).await.unwrap();
+        fs::create_dir_all(place.path("in/BITS-Sessions")).unwrap();
+        let mut file = fs::OpenOptions::new().append(true).create(true).open(place.staged(&upload)).unwrap();
+        std::io::Write::write_all(&mut file, b"more").unwrap();
+        if !bytes.is_empty() {
+            let error = publish(&place.store, &upload, REPLACE).await.unwrap_err();
+            assert_eq!(error.kind, StoreErrorKind::Doubtful { good: 0 });
+            (upload.received, upload.synced) = (0, 0);
+            assert!(write(&place.store, &mut upload, bytes).await.stopped.is_none());
+        }
+        publish(&place.store, &upload, REPLACE).await.unwrap();
+        assert_eq!(fs::read(place.path("in/file")).unwrap(), bytes);
+    }
+}
+
 #[tokio::test]
 async fn no_byte_beyond_the_upload_is_written() {
     let place = Place::new();
