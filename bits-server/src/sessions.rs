@@ -21,23 +21,24 @@ const PAGE: u32 = 1000;
 /// Runs the command and returns what it prints.
 pub(crate) async fn run(config: &Config, command: SessionsCommand) -> Result<String, Failure> {
     let store = stores::open_sessions(config, false).await.map_err(Failure::Failed)?;
-    let output = dispatch(&store, &config.webhooks, command).await;
+    let output = dispatch(&store, config, command).await;
     store.close().await;
     output
 }
 
 async fn dispatch(
     store: &(impl SessionStore + Outbox),
-    webhooks: &[WebhookConfig],
+    config: &Config,
     command: SessionsCommand,
 ) -> Result<String, Failure> {
     match command {
         SessionsCommand::List { idle, user, path, json } => {
             let principal = user.as_deref().map(Principal::named);
-            let filter = Filter { idle, principal, path_prefix: path, limit: PAGE, ..Filter::default() };
+            let path_prefix = path.map(|path| as_kept(config, path));
+            let filter = Filter { idle, principal, path_prefix, limit: PAGE, ..Filter::default() };
             list(store, filter, json).await
         }
-        SessionsCommand::Show { id, json } => show(store, webhooks, parse(&id)?, json).await,
+        SessionsCommand::Show { id, json } => show(store, &config.webhooks, parse(&id)?, json).await,
         SessionsCommand::Cancel { id, json } => {
             let session = live(store, parse(&id)?).await?;
             change(store, &session, &Transition::End(Ending::Cancelled)).await?;
@@ -54,6 +55,19 @@ async fn dispatch(
         }
         SessionsCommand::Sweep { json } => sweep(store, json).await,
     }
+}
+
+/// The path in the spelling of sessions, which keep the part that is their directory's in lower case.
+fn as_kept(config: &Config, mut path: String) -> String {
+    let own = config.directories.iter().map(|directory| directory.url_path.as_str().trim_end_matches('/'));
+    let is_start = |own: &&str| {
+        let rest = path.get(own.len()..);
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/')) && path[..own.len()].eq_ignore_ascii_case(own)
+    };
+    if let Some(length) = own.filter(is_start).map(str::len).max() {
+        path[..length].make_ascii_lowercase();
+    }
+    path
 }
 
 /// What makes the server try again: a job at once, or a notification that the application did not

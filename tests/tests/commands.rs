@@ -37,7 +37,10 @@ fn sessions_are_listed_shown_and_cancelled() {
         }
         assert!(!said(&run(&server, &["sessions", "list", "--idle", "1d"])).contains(&session));
         assert!(!said(&run(&server, &["sessions", "list", "--user", "somebody@else"])).contains(&session));
-        assert!(said(&run(&server, &["sessions", "list", "--path", "/upload/a"])).contains(&session));
+        for (path, is_there) in [("/upload/a", true), ("/UpLoad/a", true), ("/UPLOAD", true), ("/upload/A", false)] {
+            let listed = said(&run(&server, &["sessions", "list", "--path", path]));
+            assert_eq!(listed.contains(&session), is_there, "{path}: {listed}");
+        }
         assert!(said(&run(&server, &["sessions", "show", &session, "--json"])).contains("\"received\": 5"));
         assert_eq!(run(&server, &["sessions", "retry", &session]).status.code(), Some(1), "it is not stuck");
 
