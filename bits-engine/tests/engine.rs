@@ -667,6 +667,24 @@ async fn a_session_moved_under_a_fragment_is_acknowledged_where_it_stands() {
     assert_eq!(rig.stored("f").unwrap(), "hello world");
 }
 
+/// Laptops roam: no address identifies anybody.
+#[tokio::test]
+async fn a_session_goes_on_from_any_address() {
+    let rig = Rig::new();
+    let from = async |address: &str, packet: Packet<'_>, body: &[u8]| {
+        let address = Some(address.parse().unwrap());
+        let caller = Caller { principal: Principal::named("jo@x"), address, secure: false };
+        rig.engine.handle(&packet.head(), caller, bytes(body)).await.unwrap()
+    };
+    let id = from("192.0.2.1", Packet::new("/upload/f", "Create-Session"), b"").await.session.unwrap();
+    let packet = Packet::new("/upload/f", "Fragment").session(id);
+    assert_eq!(from("192.0.2.2", packet.range(0, 3, 5), b"hel").await.next_offset(), Some(3));
+    assert_eq!(from("2001:db8::1", packet.range(3, 5, 5), b"lo").await.next_offset(), Some(5));
+    let close = Packet::new("/upload/f", "Close-Session").session(id);
+    assert_eq!(from("203.0.113.9", close, b"").await.status(), 200);
+    assert_eq!(rig.stored("f").unwrap(), "hello");
+}
+
 #[tokio::test]
 async fn strangers_cut_nobody_off() {
     for kind in ["Fragment", "Close-Session", "Cancel-Session"] {
