@@ -85,9 +85,11 @@ fn resolve(layers: &Layers, path: Option<&Path>, data_dir: Option<PathBuf>, prob
     let mut secret_files = layers.secret_files();
     secret_files.extend(storage.options.resolve(base, layers.table::<StorageConfig>(), problems));
     let directories = directories(layers, base, &root, &listeners, &storage.url, problems);
+    let state = state(StateConfig::read(layers.table::<StateConfig>(), problems), base, &data_dir);
+    check_database(&state, root.confine, layers, problems);
     Config {
         listen: root.listen,
-        state: state(StateConfig::read(layers.table::<StateConfig>(), problems), base, &data_dir),
+        state,
         storage,
         data_dir,
         shutdown_grace: root.shutdown_grace,
@@ -109,6 +111,15 @@ fn state(mut state: StateConfig, base: &Path, data_dir: &Path) -> StateConfig {
     let StateUrl::Sqlite(path) = &mut state.url;
     *path = if path.as_os_str().is_empty() { data_dir.join("state.db") } else { base.join(&*path) };
     state
+}
+
+/// SQLite writes beside its database, so that the process may write to that folder.
+fn check_database(state: &StateConfig, confine: bool, layers: &Layers, problems: &mut Problems) {
+    let StateUrl::Sqlite(path) = &state.url;
+    if confine && path.parent().is_some_and(|folder| folder == Path::new("/")) {
+        let message = "lies in the folder \"/\", to all of which the process would have to be let in; give it a folder of its own, or write confine = false";
+        problems.add(layers.table::<StateConfig>().location("url"), "state.url", message);
+    }
 }
 
 fn storage(mut storage: StorageConfig, base: &Path, data_dir: &Path) -> StorageConfig {

@@ -248,6 +248,10 @@ const MISTAKES: &[(&str, &str)] = &[
         },
     ),
     (
+        "[state]\nurl = \"sqlite:/x.db\"",
+        "bits.toml:2: state.url: lies in the folder \"/\", to all of which the process would have to be let in; give it a folder of its own, or write confine = false",
+    ),
+    (
         "[storage]\nurl = \"/var/files\"",
         "bits.toml:2: storage.url: names no known storage; write \"file:\" or \"file:PATH\"",
     ),
