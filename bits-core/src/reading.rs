@@ -23,7 +23,8 @@ pub enum Source<'a> {
 pub struct ObjectInfo {
     /// Its size in bytes.
     pub size: u64,
-    /// When its content last changed.
+    /// When its content last changed: of a published upload, when it was published rather than
+    /// when its bytes came, so that what replaces it is newer.
     pub modified: Timestamp,
     /// Another one for any other content at the same place, as a strong entity tag must be:
     /// visible ASCII without quotes.

@@ -1,6 +1,8 @@
 //! Publishing: what was noted, then one step after the other, each of which may be found done.
 //! Everything here blocks.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use bits_core::{Destination, Precondition, PublishIntent, StorageKey, StoreError, StoreErrorKind, Upload};
 use rustix::{
     fd::{AsFd, OwnedFd},
@@ -12,8 +14,11 @@ use crate::{
     error::{doubtful, failed},
     root::{FolderMode, Root, file_type, look, split},
     staging::{Disk, Place, Staged, size},
-    sys::{mode_of, rename_noreplace, sync_all},
+    sys::{mode_of, rename_noreplace, set_modified, sync_all},
 };
+
+/// A file from a later future than this is not followed there.
+const FEW_SECONDS: i64 = 60;
 
 /// What the row keeps between intent and done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,8 +120,9 @@ pub(crate) fn publish(
     if let Some(stat) = staged.open_if_there(disk, &place)? {
         job.check_staged(&stat, intent)?;
         let folder = job.make_parents()?;
-        job.set_mode(staged)?;
-        job.put(&folder, &stat)?;
+        let there = job.look_there(&folder)?;
+        job.dress(staged, there.as_ref())?;
+        job.put(&folder, &stat, there.as_ref())?;
     }
     job.settle()
 }
@@ -168,18 +174,24 @@ impl Job<'_> {
         })
     }
 
-    /// Durable before the move, so that no crash leaves a published file with other permissions.
-    fn set_mode(&self, staged: &Staged) -> Result<(), StoreError> {
-        let file = staged.file()?;
-        fchmod(file, mode_of(self.precondition.file_mode))
-            .and_then(|()| sync_all(file))
-            .map_err(|errno| self.wrong("cannot set the permissions of", errno))
+    fn look_there(&self, folder: &OwnedFd) -> Result<Option<Stat>, StoreError> {
+        let (_, name) = split(self.key.as_str());
+        look(folder, name).map_err(|errno| self.wrong("cannot look at the destination of", errno))
     }
 
-    fn put(&self, folder: &OwnedFd, staged: &Stat) -> Result<(), StoreError> {
+    /// Gives the file its permissions, and the time of now. Durable before the move, so that no
+    /// crash leaves a published file without them.
+    fn dress(&self, staged: &Staged, there: Option<&Stat>) -> Result<(), StoreError> {
+        let file = staged.file()?;
+        fchmod(file, mode_of(self.precondition.file_mode))
+            .and_then(|()| set_modified(file, there.and_then(later_second)))
+            .and_then(|()| sync_all(file))
+            .map_err(|errno| self.wrong("cannot set permissions and time of", errno))
+    }
+
+    fn put(&self, folder: &OwnedFd, staged: &Stat, there: Option<&Stat>) -> Result<(), StoreError> {
         let (_, name) = split(self.key.as_str());
         let from = self.root.folder(&self.place.folder).map_err(|errno| self.wrong("cannot find", errno))?;
-        let there = look(folder, name).map_err(|errno| self.wrong("cannot look at the destination of", errno))?;
         if there.is_some_and(|there| (there.st_dev, there.st_ino) == (staged.st_dev, staged.st_ino)) {
             // A crash between link and unlink. Renaming would leave both names, and call it success.
             return unlinkat(&from, &self.place.name, AtFlags::empty())
@@ -231,6 +243,13 @@ impl Job<'_> {
             format!("{what} {} on its way to {}", self.place.show(self.root), self.root.show(self.key.as_str()));
         failed(context, errno)
     }
+}
+
+/// The second for what replaces a file of this same second, or of the next few: dates of HTTP tell
+/// whole seconds, and must tell the two apart.
+fn later_second(there: &Stat) -> Option<i64> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).ok().and_then(|now| i64::try_from(now.as_secs()).ok())?;
+    (now..=now + FEW_SECONDS).contains(&there.st_mtime).then(|| there.st_mtime + 1)
 }
 
 #[cfg(test)]

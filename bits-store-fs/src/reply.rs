@@ -16,7 +16,7 @@ use crate::{
     root::file_type,
     staging::{Disk, Place, make_staging_file, size},
     store::stopping,
-    sys::{sync_all, sync_data},
+    sys::{set_modified, sync_all},
 };
 
 /// Names besides the upload's own.
@@ -158,9 +158,14 @@ impl Drop for Writer {
     }
 }
 
-/// Makes the file that stands at `from` the reply, with its bytes durable before its name is.
+/// Makes the file that stands at `from` the reply, with its bytes durable before its name is. It
+/// is as old as that, unless an application left a file that is not ours to touch.
 fn name(disk: &Disk, place: &Place, folder: &OwnedFd, file: &OwnedFd, from: &str) -> SysResult<()> {
-    sync_data(file)?;
+    match set_modified(file, None) {
+        Ok(()) | Err(Errno::PERM | Errno::ACCESS) => {}
+        Err(errno) => return Err(errno),
+    }
+    sync_all(file)?;
     renameat(folder, from, folder, place.beside(Place::REPLY))?;
     sync_all(folder)?;
     disk.root.sync_way_to(&place.folder)

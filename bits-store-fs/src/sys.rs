@@ -2,7 +2,10 @@
 
 use rustix::{
     fd::{AsFd, BorrowedFd, OwnedFd},
-    fs::{AtFlags, FileType, Mode, OFlags, RawMode, linkat, openat, statat, unlinkat},
+    fs::{
+        AtFlags, FileType, Mode, OFlags, RawMode, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, futimens, linkat,
+        openat, statat, unlinkat,
+    },
     io::{Errno, Result},
 };
 
@@ -121,6 +124,14 @@ pub(crate) fn sync_all(file: impl AsFd) -> Result<()> {
     return rustix::fs::fcntl_fullfsync(file);
     #[cfg(not(target_vendor = "apple"))]
     rustix::fs::fsync(file)
+}
+
+/// Makes a file one that was changed at this second, or right now.
+pub(crate) fn set_modified(file: impl AsFd, second: Option<i64>) -> Result<()> {
+    let omit = Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT };
+    let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
+    let modified = second.map_or(now, |tv_sec| Timespec { tv_sec, tv_nsec: 0 });
+    futimens(file, &Timestamps { last_access: omit, last_modification: modified })
 }
 
 /// Lets the disk start writing `len` bytes from `start` on, without waiting for it.

@@ -380,3 +380,40 @@ fn a_root_that_cannot_be_is_refused_with_its_name() {
     let error = LocalStore::open(&file.join("files"), options()).unwrap_err();
     assert!(error.to_string().contains("file/files"), "{error}");
 }
+
+/// An upload that took long is as old as its publishing, not as its bytes: whoever compares dates
+/// would else take it for what it replaced.
+#[tokio::test]
+async fn a_file_is_as_old_as_its_publishing() {
+    let place = Place::new();
+    let mut slow = upload("in/file", 3);
+    put_all(&place.store, &mut slow, b"new").await;
+    fs::File::open(place.staged(&slow)).unwrap().set_modified(std::time::UNIX_EPOCH).unwrap();
+    let before = std::time::SystemTime::now() - std::time::Duration::from_secs(1);
+    publish_new(&place.store, "in/file", b"old").await.unwrap();
+    publish(&place.store, &slow, REPLACE).await.unwrap();
+    let modified = fs::metadata(place.path("in/file")).unwrap().modified().unwrap();
+    assert!(modified > before, "{modified:?}");
+}
+
+/// Dates of HTTP tell whole seconds apart, however fast one file replaces another.
+#[tokio::test]
+async fn a_file_that_replaces_another_is_of_a_later_second() {
+    let place = Place::new();
+    let mut last = 0;
+    for round in 0..5 {
+        let mut upload = upload("in/file", 3);
+        put_all(&place.store, &mut upload, b"new").await;
+        publish(&place.store, &upload, REPLACE).await.unwrap();
+        let second = fs::metadata(place.path("in/file")).unwrap().mtime();
+        assert!(second > last, "round {round}");
+        last = second;
+    }
+    // A file from a wrong clock's future is not followed there.
+    let future = std::time::SystemTime::now() + std::time::Duration::from_secs(3600);
+    fs::File::open(place.path("in/file")).unwrap().set_modified(future).unwrap();
+    let mut upload = upload("in/file", 3);
+    put_all(&place.store, &mut upload, b"new").await;
+    publish(&place.store, &upload, REPLACE).await.unwrap();
+    assert!(fs::metadata(place.path("in/file")).unwrap().modified().unwrap() < future);
+}

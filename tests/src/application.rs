@@ -34,6 +34,8 @@ pub enum Behaviour {
     Take(PathBuf, Box<Behaviour>),
     /// Waits before it goes on with the other.
     Slow(Duration, Box<Behaviour>),
+    /// Does the other before it has read anything but the head, then goes on like this.
+    Early(Rest, Box<Behaviour>),
     /// Closes the connection as soon as it is there.
     CloseAtOnce,
     /// Closes the connection instead of answering.
@@ -48,6 +50,17 @@ pub enum Behaviour {
     HangHead,
     /// Sends a head and 3 bytes of 10.
     HangBody,
+}
+
+/// What an application that answers early does with the body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rest {
+    /// Closes the connection on it.
+    Closes,
+    /// Reads it to its end.
+    Reads,
+    /// Leaves it where it is for some seconds, then reads what comes; [`Notification::length`] tells.
+    Leaves,
 }
 
 impl Behaviour {
@@ -174,6 +187,16 @@ impl Shared {
             self.seen.lock().unwrap().push(seen);
             thread::sleep(HANG);
             return Ok(());
+        }
+        if let Behaviour::Early(rest, then) = &behaviour {
+            respond(reader.get_mut(), then, &seen)?;
+            reader.get_mut().flush()?;
+            if *rest == Rest::Leaves {
+                thread::sleep(Duration::from_secs(3));
+            }
+            let read = if *rest == Rest::Closes { Ok(()) } else { read_body(&mut reader, length, &mut seen) };
+            self.seen.lock().unwrap().push(seen);
+            return read;
         }
         read_body(&mut reader, length, &mut seen)?;
         self.seen.lock().unwrap().push(seen.clone());

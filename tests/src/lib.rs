@@ -8,7 +8,9 @@ mod application;
 mod authority;
 mod binary;
 mod check;
+mod clock;
 mod fault_proxy;
+mod fetchers;
 mod kerberos;
 mod machine;
 mod mutate;
@@ -26,14 +28,16 @@ mod server;
 mod transcript;
 mod wire;
 
-pub use application::{Application, Behaviour, Notification};
+pub use application::{Application, Behaviour, Notification, Rest};
 pub use authority::{Authority, Identity, TlsClient};
 pub use binary::{application_binary, client_binary, debian_package, example, server_binary};
 pub use check::{
     assert_ack, assert_clean_log, assert_confined, assert_error, assert_invariants, assert_next, assert_ok,
     assert_staging_empty, list_files, pattern, wait_until,
 };
+pub use clock::Clock;
 pub use fault_proxy::{Fault, FaultProxy};
+pub use fetchers::{fetch_resumed, run};
 pub use kerberos::{Kdc, OTHER_REALM, REALM};
 pub use machine::Machine;
 pub use mutate::Mutator;

@@ -2,58 +2,15 @@
 #![allow(clippy::unwrap_used, reason = "a test ends where something unforeseen happens")]
 
 use std::{
-    fs,
-    path::{Path, PathBuf},
     thread,
     time::{Duration, Instant},
 };
 
-use tempfile::TempDir;
-use tests::{Server, ServerOptions, Upload, assert_error, assert_staging_empty, list_files, wait_until};
+use tests::{Clock, Server, ServerOptions, Upload, assert_error, assert_staging_empty, list_files, wait_until};
 
 const FRAGMENT: u64 = 64 * 1024;
 const SESSION_NOT_FOUND: u32 = 0x8020_001F;
 const REFUSAL: &str = "no session was expired";
-
-/// A wall clock of a server's own.
-struct Clock(TempDir);
-
-impl Clock {
-    fn new() -> Self {
-        let clock = Self(TempDir::new().unwrap());
-        clock.set("+0");
-        clock
-    }
-
-    /// Sets the clock off against the true time by so much, as faketime reads it.
-    fn set(&self, offset: &str) {
-        let (new, file) = (self.0.path().join("new"), self.file());
-        fs::write(&new, format!("{offset}\n")).unwrap();
-        fs::rename(new, file).unwrap();
-    }
-
-    fn file(&self) -> PathBuf {
-        self.0.path().join("offset")
-    }
-
-    fn options(&self, lines: &str) -> ServerOptions {
-        ServerOptions::directory(lines)
-            .env("LD_PRELOAD", library().to_str().unwrap())
-            .env("FAKETIME_TIMESTAMP_FILE", self.file().to_str().unwrap())
-            .env("FAKETIME_NO_CACHE", "1")
-            .env("FAKETIME_DONT_FAKE_MONOTONIC", "1")
-            // The library reads its file from within the server.
-            .env("BITS__CONFINE", "false")
-    }
-}
-
-/// The library of the package faketime, wherever the system keeps its libraries.
-fn library() -> PathBuf {
-    let folders = fs::read_dir("/usr/lib").unwrap().flatten().map(|entry| entry.path().join("faketime"));
-    let found =
-        folders.chain([Path::new("/usr/lib/faketime").to_owned()]).map(|folder| folder.join("libfaketimeMT.so.1"));
-    found.into_iter().find(|library| library.exists()).expect("libfaketimeMT.so.1 of the package faketime is installed")
-}
 
 fn refusals(server: &Server) -> usize {
     server
@@ -75,7 +32,7 @@ fn a_jump_back_sweeps_nothing() {
 
 fn jumps(offset: &str) {
     let clock = Clock::new();
-    let server = Server::start(clock.options("cleanup_interval = \"1s\""));
+    let server = Server::start(clock.rule(ServerOptions::directory("cleanup_interval = \"1s\"")));
     let mut upload = Upload::new(server.address(), "/upload/file.bin", 1, 4 * FRAGMENT as usize);
     upload.create().unwrap();
     upload.fragment(FRAGMENT).unwrap();
@@ -102,7 +59,7 @@ fn jumps(offset: &str) {
 #[test]
 fn the_faked_clock_is_the_one_that_sessions_expire_by() {
     let clock = Clock::new();
-    let mut server = Server::start(clock.options("cleanup_interval = \"1s\""));
+    let mut server = Server::start(clock.rule(ServerOptions::directory("cleanup_interval = \"1s\"")));
     let mut upload = Upload::new(server.address(), "/upload/file.bin", 1, 4 * FRAGMENT as usize);
     upload.create().unwrap();
     upload.fragment(FRAGMENT).unwrap();

@@ -6,13 +6,13 @@ use std::{
     io::{Read, Write},
     net::TcpStream,
     os::unix::fs::symlink,
-    path::PathBuf,
-    process::{Command, Output},
+    path::{Path, PathBuf},
+    process::Command,
     thread,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
-use tests::{Form, Response, Server, ServerOptions, assert_next, pattern, wait_until};
+use tests::{Form, Response, Server, ServerOptions, assert_next, fetch_resumed, pattern, run, wait_until};
 
 const SIZE: usize = 10_000;
 /// More than fits into the buffers of two sockets.
@@ -35,6 +35,11 @@ fn put(server: &Server, name: &str, data: &[u8]) -> PathBuf {
     fs::create_dir_all(path.parent().unwrap()).unwrap();
     fs::write(&path, data).unwrap();
     path
+}
+
+/// Makes a file one that was last changed so long ago.
+fn age(path: &Path, by: Duration) {
+    fs::File::open(path).unwrap().set_modified(SystemTime::now() - by).unwrap();
 }
 
 fn request(server: &Server, method: &str, path: &str, headers: &str) -> Response {
@@ -186,6 +191,7 @@ fn conditions() {
     let server = server();
     let data = pattern(1, SIZE);
     let path = put(&server, "file", &data);
+    age(&path, Duration::from_secs(10));
     let first = get(&server, "");
     let (etag, modified) = (header(&first, "ETag").to_owned(), header(&first, "Last-Modified").to_owned());
     for (headers, status) in [
@@ -220,6 +226,51 @@ fn conditions() {
         let response = get(&server, &format!("If-Range: {etag}\r\nRange: bytes=0-1\r\n"));
         assert_eq!((response.status, response.body.len()), (200, SIZE));
     }
+}
+
+/// A date is as good as a tag only once its second is over.
+#[test]
+fn a_date_of_this_second_permits_no_range() {
+    let server = server();
+    let path = put(&server, "file", &pattern(1, SIZE));
+    // A file from the future is as old as each answer.
+    fs::File::open(&path).unwrap().set_modified(SystemTime::now() + Duration::from_secs(3600)).unwrap();
+    let ranged = |date: &str| get(&server, &format!("If-Range: {date}\r\nRange: bytes=0-1\r\n"));
+    for _ in 0..20 {
+        let response = ranged(header(&get(&server, ""), "Date"));
+        assert_eq!(header(&response, "Date"), header(&response, "Last-Modified"));
+        assert_eq!(response.status, 200);
+    }
+    age(&path, Duration::from_secs(2));
+    let first = get(&server, "");
+    assert_ne!(header(&first, "Date"), header(&first, "Last-Modified"));
+    assert_eq!(ranged(header(&first, "Last-Modified")).status, 206);
+}
+
+/// An upload that took long and replaces a file is newer than that, also for who compares dates.
+#[test]
+fn a_date_tells_what_was_replaced() {
+    let rules = "download_enabled = true\nallow_overwrites = true\npublish = \"close-session\"";
+    let server = Server::start(ServerOptions::directory(rules));
+    let mut raw = server.raw();
+    let uploads = [b"one", b"two", b"thr", b"fou"].map(|data| (raw.create("/upload/file"), data));
+    for (session, data) in &uploads {
+        assert_next(&raw.fragment("/upload/file", session, 0, *data, 3), 3);
+    }
+    let mut dates = Vec::new();
+    for (session, data) in &uploads {
+        assert_eq!(raw.close("/upload/file", session).status, 200);
+        // What the client of the one before has, it does not have any more.
+        for date in &dates {
+            let response = get(&server, &format!("If-Modified-Since: {date}\r\n"));
+            assert_eq!((response.status, response.body.as_slice()), (200, &data[..]), "{date}");
+        }
+        thread::sleep(Duration::from_millis(1100));
+        dates.push(header(&get(&server, ""), "Last-Modified").to_owned());
+    }
+    let mut distinct = dates.clone();
+    distinct.dedup();
+    assert_eq!(distinct, dates);
 }
 
 #[test]
@@ -350,41 +401,7 @@ fn curl_and_wget_download_and_resume() {
     let data = large();
     put(&server, "file", &data);
     let url = server.url("/upload/file");
-    let folder = server.folder().to_owned();
-    for (name, program, arguments) in [
-        ("curl", "curl", &["--silent", "--show-error", "--fail", "--output"][..]),
-        ("wget", "wget", &["--no-verbose", "--output-document"]),
-    ] {
-        let target = folder.join(name);
-        run(Command::new(program).args(arguments).arg(&target).arg(&url));
-        assert!(fs::read(&target).unwrap() == data, "{name}");
-    }
-    // Cut off by the server's death, each goes on where it stood.
-    for (name, begin, resume) in [
-        (
-            "curl",
-            &["curl", "--silent", "--limit-rate", "20M", "--output"][..],
-            &["curl", "--silent", "--show-error", "--fail", "--continue-at", "-", "--output"][..],
-        ),
-        (
-            "wget",
-            &["wget", "--quiet", "--limit-rate", "20M", "--tries", "1", "--output-document"],
-            &["wget", "--no-verbose", "--continue", "--output-document"],
-        ),
-    ] {
-        let target = folder.join(format!("resumed-{name}"));
-        let mut child = Command::new(begin[0]).args(&begin[1..]).arg(&target).arg(&url).spawn().unwrap();
-        wait_until("something came", || fs::metadata(&target).is_ok_and(|file| file.len() > 1 << 20));
-        server.kill();
-        assert!(!child.wait().unwrap().success());
-        let came = fs::metadata(&target).unwrap().len() as usize;
-        assert!(came < LARGE);
-        server.launch();
-        run(Command::new(resume[0]).args(&resume[1..]).arg(&target).arg(&url));
-        assert!(fs::read(&target).unwrap() == data, "{name} has other bytes after resuming at {came}");
-        let log = server.log();
-        assert!(log.contains("status=206"), "{name} began anew");
-    }
+    fetch_resumed(&mut server, &url, &data);
     let output = run(Command::new("curl").args(["--silent", "--range", "0-4,10-14"]).arg(&url));
     let text = output.stdout.windows(5).filter(|window| *window == &data[..5] || *window == &data[10..15]).count();
     assert!(text >= 2, "not both ranges came");
@@ -425,14 +442,6 @@ fn read_exact(stream: &mut TcpStream, length: usize) -> Vec<u8> {
     let mut bytes = vec![0; length];
     stream.read_exact(&mut bytes).expect("the download goes on");
     bytes
-}
-
-#[track_caller]
-fn run(command: &mut Command) -> Output {
-    let output =
-        command.output().unwrap_or_else(|error| panic!("{command:?}: {error}; see cargo xtask test --install"));
-    assert!(output.status.success(), "{command:?}: {output:?}");
-    output
 }
 
 /// Whoever may upload may download, and from no folder but their own.

@@ -109,13 +109,14 @@ impl Scenario {
 
 /// System calls that change the disk, some of them on one path below the data folder only: the
 /// server is killed before it makes them.
-const CALLS: [(&str, &str); 12] = [
+const CALLS: [(&str, &str); 13] = [
     ("fallocate", ""),
     ("?pwritev,?pwritev2", ""),
     ("fdatasync", ""),
     ("fsync", "files/upload/BITS-Sessions"),
     ("mkdirat", ""),
     ("fchmod", ""),
+    ("utimensat", ""),
     ("?renameat,?renameat2", ""),
     ("fsync", "files/upload/new/folder"),
     ("fsync", "files/upload/new"),

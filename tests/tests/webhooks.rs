@@ -14,7 +14,9 @@ use std::{
 };
 
 use serde_json::json;
-use tests::{Receiver, Reply, Request, Server, ServerOptions, Upload, assert_clean_log, server_binary, wait_until};
+use tests::{
+    Clock, Receiver, Reply, Request, Server, ServerOptions, Upload, assert_clean_log, server_binary, wait_until,
+};
 
 const FRAGMENT: u64 = 64 * 1024;
 
@@ -322,6 +324,39 @@ fn a_webhook_that_is_down_holds_nobody_up_and_grows_to_its_bounds() {
     // The newest are kept.
     let newest = up.taken().last().unwrap().text("id");
     assert!(down.taken().iter().any(|request| request.text("id") == newest));
+}
+
+/// A receiver is down for days, through restarts of the server: it gets what is younger than a week,
+/// as of when it happened, and a count of the rest.
+#[test]
+fn a_receiver_that_was_down_for_days_gets_what_is_kept() {
+    let (clock, mut receiver) = (Clock::new(), Receiver::absent());
+    let options = ServerOptions::new().config(&receiver.webhook(""));
+    let mut server = Server::start(clock.rule(options));
+    let first = upload(&server, "/upload/first");
+    let mut later = |offset: &str, path: &str| {
+        server.kill();
+        clock.set(offset);
+        server.launch();
+        upload(&server, path)
+    };
+    let second = later("+3d", "/upload/second");
+    let third = later("+8d", "/upload/third");
+    wait_until("the oldest are dropped", || server.log().contains("events were dropped"));
+    receiver.listen(|_, _| Reply::Status(200));
+    // Rather than wait for the next try, which may be minutes away.
+    server.restart();
+    let taken = receiver.wait_taken(5);
+    let (gaps, events): (Vec<_>, Vec<_>) = taken.iter().partition(|request| request.kind() == "events.dropped");
+    assert_eq!(gaps.iter().map(|gap| gap.json()["data"]["dropped"].clone()).collect::<Vec<_>>(), [2]);
+    let of = |session: &str| events.iter().filter(|event| event.session() == session).collect::<Vec<_>>();
+    assert!(of(&first).is_empty());
+    for session in [&second, &third] {
+        let kinds: Vec<_> = of(session).iter().map(|event| event.kind()).collect();
+        assert_eq!(kinds, ["session.created", "upload.completed"]);
+    }
+    let day = |session: &str| of(session)[0].text("time")[..10].to_owned();
+    assert!(day(&second) < day(&third), "events are told as of when they are sent");
 }
 
 #[test]

@@ -10,6 +10,8 @@ pub(super) struct Validators {
     pub(super) etag: String,
     /// Whole seconds since the Unix epoch; what `Last-Modified` says.
     pub(super) modified: u64,
+    /// The same of the answer; what `Date` says.
+    pub(super) now: u64,
 }
 
 /// What the preconditions of a GET or HEAD come to.
@@ -42,13 +44,16 @@ impl Validators {
     }
 
     /// Whether the client's other ranges are of this content, as far as `If-Range` says (RFC 9110,
-    /// section 13.1.5): by the same tag, or by exactly the same date.
+    /// section 13.1.5): by the same tag, or by exactly the same date. Of a second that is not over
+    /// a date says nothing for certain (section 8.8.2.2): the file may change once more within it.
     pub(super) fn permits_range(&self, headers: &HeaderMap) -> bool {
         let mut values = headers.get_all(header::IF_RANGE).iter();
         match (values.next(), values.next()) {
             (None, _) => true,
             (Some(value), None) => {
-                value.as_bytes() == self.etag.as_bytes() || seconds(value).is_some_and(|date| date == self.modified)
+                let is_strong = self.modified < self.now;
+                value.as_bytes() == self.etag.as_bytes()
+                    || (is_strong && seconds(value).is_some_and(|date| date == self.modified))
             }
             (Some(_), Some(_)) => false,
         }
@@ -119,7 +124,7 @@ mod tests {
     const AFTER: &str = "Sat, 29 Oct 1994 19:43:32 GMT";
 
     fn validators() -> Validators {
-        Validators { etag: "\"a,b\"".to_owned(), modified: 783_459_811 }
+        Validators { etag: "\"a,b\"".to_owned(), modified: 783_459_811, now: 783_459_812 }
     }
 
     fn map(headers: &[(&'static str, &str)]) -> HeaderMap {
@@ -204,5 +209,8 @@ mod tests {
         ] {
             assert_eq!(validators().permits_range(&map(headers)), permitted, "{headers:?}");
         }
+        let fresh = Validators { now: validators().modified, ..validators() };
+        assert!(!fresh.permits_range(&map(&[("if-range", EXACT)])), "its second is not over");
+        assert!(fresh.permits_range(&map(&[("if-range", "\"a,b\"")])));
     }
 }

@@ -36,6 +36,8 @@ pub(crate) fn serve(opened: Box<dyn Opened>, head: &Parts) -> Response<AnswerBod
         Outcome::Proceed => select(opened, &info, &validators, head),
     };
     let headers = response.headers_mut();
+    // The same moment that dates were compared by.
+    headers.insert(header::DATE, text(http_date(validators.now)));
     headers.insert(header::ETAG, text(validators.etag));
     headers.insert(header::LAST_MODIFIED, text(http_date(validators.modified)));
     headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
@@ -153,7 +155,7 @@ fn content_range(range: &std::ops::Range<u64>, size: u64) -> String {
 fn validators(info: &ObjectInfo, now: SystemTime) -> Validators {
     let now = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let modified = u64::try_from(info.modified.as_millis()).unwrap_or(0) / 1000;
-    Validators { etag: format!("\"{}\"", info.tag), modified: modified.min(now).min(LAST_SECOND) }
+    Validators { etag: format!("\"{}\"", info.tag), modified: modified.min(now).min(LAST_SECOND), now }
 }
 
 fn http_date(seconds: u64) -> String {
