@@ -19,6 +19,8 @@ pub struct Notification {
     pub url: String,
     /// Bounds sending, the answer's head and its body, each by itself.
     pub timeout: Duration,
+    /// How many uploads it is told of at once; the others wait in their order. None: all of them.
+    pub limit: Option<u32>,
 }
 
 /// How an application gets at an upload.

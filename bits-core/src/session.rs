@@ -346,6 +346,12 @@ impl Session {
         directory.notification.is_some() && !self.copy && self.state != State::WaitForClose
     }
 
+    /// Whether it was created for a server application, which has not asked for it to be published.
+    /// Where nobody knows any more which one, nobody may publish it either.
+    pub fn is_for_application(&self) -> bool {
+        self.url.is_some() && !self.copy
+    }
+
     /// The server application's 403, which is final.
     pub fn final_refusal(&self) -> Option<Refusal> {
         self.refused.map(|code| Refusal::Application { status: StatusCode::FORBIDDEN, code })

@@ -157,14 +157,17 @@ impl Inner {
         Err(CancelError::Refused(Refusal::Unavailable))
     }
 
-    /// One step to the end of a session; whether it is over. A job under way is waited for.
+    /// One step to the end of a session; whether it is over. A job under way is waited for, but
+    /// not one that has yet to begin to tell a server application.
     async fn cancel_step(
         self: &Arc<Self>,
         session: &Session,
         turn: &mut Turn,
         patience: Duration,
     ) -> Result<bool, Refusal> {
-        if session.state.is_job() {
+        // Whom nobody is telling need not be told of what is given up.
+        let is_untold = session.state == State::Notify && !session.copy && !self.jobs.is_telling(session.id);
+        if session.state.is_job() && !is_untold {
             turn.end();
             match self.publish(session.id, false, patience).await {
                 Outcome::Complete { .. } | Outcome::Regressed { .. } => return Ok(false),

@@ -19,6 +19,7 @@ mod leftovers;
 mod maintain;
 mod notify;
 mod publish;
+mod queue;
 mod rate;
 mod reply;
 mod rescue;

@@ -11,8 +11,9 @@ use std::{
 
 use async_trait::async_trait;
 use bits_core::{
-    Accepted, BodyError, ByteStream, Directory, Hresult, MAXIMUM_URL, Notification, NotificationMode, Refusal, Reply,
-    Session, SessionEventKind, Source, Stopped, StoreError, StoreErrorKind, Transition, Upload, UploadStore, header,
+    Accepted, BodyError, ByteStream, Directory, Found, Hresult, MAXIMUM_URL, Notification, NotificationMode, Refusal,
+    Reply, Session, SessionEventKind, Source, Stopped, StoreError, StoreErrorKind, Transition, Upload, UploadStore,
+    header,
 };
 use bytes::Bytes;
 use futures_core::Stream;
@@ -23,8 +24,12 @@ use uuid::Uuid;
 use crate::{
     engine::{Call, Inner, chain, row_refusal},
     faults::fault,
-    publish::Outcome,
+    publish::{Outcome, note_unconfigured},
 };
+
+/// Between two tries to commit what came of telling: the first pause, doubled up to the longest.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 /// Sends requests to server applications.
 #[async_trait]
@@ -71,6 +76,9 @@ pub enum NotifyError {
     Timeout(String),
 }
 
+/// What an application gave, and whether the upload is to be published.
+type Told = Result<(Option<Reply>, bool), Failure>;
+
 /// Why a server application did not take an upload.
 enum Failure {
     /// The client hears this.
@@ -116,7 +124,7 @@ impl Inner {
     /// Tells the application, and commits what came of it.
     pub(crate) async fn notify(&self, session: &Session) -> Result<Option<Outcome>, Refusal> {
         let Some(directory) = self.directories.named(&session.directory) else {
-            tracing::error!(session = %session.id, directory = session.directory, "the directory of a session that waits for a server application is not configured any more");
+            note_unconfigured(session);
             self.postpone(session).await?;
             return Err(Refusal::Unavailable);
         };
@@ -126,21 +134,58 @@ impl Inner {
             return Ok(None);
         };
         let told = tokio::select! {
-            told = self.tell(session, directory, notification) => told,
+            told = self.tell_in_turn(session, directory, notification) => told?,
             // The next start sends it again.
             () = self.stop.cancelled() => return Err(Refusal::Unavailable),
         };
+        let Some(told) = told else { return Ok(None) };
         fault("notify-before-outcome");
-        let outcome = match told {
-            Ok((reply, copy)) => self.delivered(session, reply, copy).await,
-            Err(Failure::Refused(refusal, reason)) => self.undelivered(session, refusal, reason).await,
-            Err(Failure::Doubtful { good }) => {
-                let to = self.regress(session, good.min(session.received)).await?;
-                Ok(to.map(|to| Outcome::Regressed { to }))
-            }
-        };
+        let outcome = self.keep(session, &told).await;
         fault("notify-after-outcome");
         outcome
+    }
+
+    /// Tells the application once there is a place at it; none where somebody moved the session
+    /// by then.
+    async fn tell_in_turn(
+        &self,
+        session: &Session,
+        directory: &Directory,
+        notification: &Notification,
+    ) -> Result<Option<Told>, Refusal> {
+        let place = self.queues.take(directory).await;
+        self.jobs.tells(session.id);
+        if place.waited {
+            let found = self.sessions.load(session.id).await.map_err(|error| row_refusal(&error))?;
+            if !matches!(found, Some(Found::Live(now)) if now == *session) {
+                return Ok(None);
+            }
+        }
+        Ok(Some(self.tell(session, directory, notification).await))
+    }
+
+    /// Commits what came of telling. While the database takes nothing, that is kept here and tried
+    /// again: the application would be told once more instead, and as often as somebody asks.
+    async fn keep(&self, session: &Session, told: &Told) -> Result<Option<Outcome>, Refusal> {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let kept = match told {
+                Ok((reply, copy)) => self.delivered(session, reply.clone(), *copy).await,
+                Err(Failure::Refused(refusal, reason)) => self.undelivered(session, refusal, reason).await,
+                Err(Failure::Doubtful { good }) => {
+                    let to = self.regress(session, (*good).min(session.received)).await;
+                    to.map(|to| to.map(|to| Outcome::Regressed { to }))
+                }
+            };
+            if kept.is_ok() {
+                return kept;
+            }
+            tracing::error!(session = %session.id, ?pause, "what came of a notification cannot be kept; it is tried again");
+            tokio::select! {
+                () = tokio::time::sleep(pause) => pause = (pause * 2).min(LONGEST_PAUSE),
+                () = self.stop.cancelled() => return Err(Refusal::Unavailable),
+            }
+        }
     }
 
     async fn delivered(&self, session: &Session, reply: Option<Reply>, copy: bool) -> Result<Option<Outcome>, Refusal> {
@@ -157,18 +202,19 @@ impl Inner {
     async fn undelivered(
         &self,
         session: &Session,
-        refusal: Refusal,
-        reason: String,
+        refusal: &Refusal,
+        reason: &str,
     ) -> Result<Option<Outcome>, Refusal> {
-        tracing::warn!(session = %session.id, %refusal, reason, "the server application did not take an upload");
-        let refused = final_code(&refusal);
         let at = self.sessions.now().await.map_err(|error| row_refusal(&error))?;
-        let failed = Transition::Undelivered { refused, reason: Some(reason.clone()), at };
+        let failed = Transition::Undelivered { refused: final_code(refusal), reason: Some(reason.to_owned()), at };
         match self.commit(session, &failed).await? {
-            Some(after) => self.emit(at, &after, SessionEventKind::NotificationFailed { reason }),
+            Some(after) => {
+                tracing::warn!(session = %session.id, %refusal, reason, "the server application did not take an upload");
+                self.emit(at, &after, SessionEventKind::NotificationFailed { reason: reason.to_owned() });
+            }
             None => self.discard_if_over(session).await?,
         }
-        Ok(Some(Outcome::Refused(refusal)))
+        Ok(Some(Outcome::Refused(refusal.clone())))
     }
 
     fn notifier(&self) -> Result<&Arc<dyn Notifier>, Refusal> {
@@ -176,12 +222,7 @@ impl Inner {
     }
 
     /// One exchange with the application: its reply, and whether the upload is to be published.
-    async fn tell(
-        &self,
-        session: &Session,
-        directory: &Directory,
-        notification: &Notification,
-    ) -> Result<(Option<Reply>, bool), Failure> {
+    async fn tell(&self, session: &Session, directory: &Directory, notification: &Notification) -> Told {
         let store = self.storage(&session.storage)?;
         let upload = self.upload(session).await?;
         let by_value = notification.mode == NotificationMode::ByValue;
@@ -277,7 +318,7 @@ async fn understand(
     upload: &Upload,
     by_value: bool,
     mut answer: Answer,
-) -> Result<(Option<Reply>, bool), Failure> {
+) -> Told {
     let Accepted { static_url, copy } = Accepted::read(answer.status, &answer.headers)?;
     if let Some(url) = static_url {
         return Ok((Some(Reply::Static(url)), copy));

@@ -52,7 +52,14 @@ pub(crate) enum Outcome {
 /// The jobs under way.
 #[derive(Debug, Default)]
 pub(crate) struct Jobs {
-    running: Mutex<HashMap<SessionId, watch::Receiver<Option<Outcome>>>>,
+    running: Mutex<HashMap<SessionId, Job>>,
+}
+
+#[derive(Debug)]
+struct Job {
+    result: watch::Receiver<Option<Outcome>>,
+    /// Whether a server application was about to be told, or has been.
+    is_telling: bool,
 }
 
 impl Inner {
@@ -78,11 +85,11 @@ impl Inner {
     /// The result of the job, started if it is not under way.
     pub(crate) fn start_job(self: &Arc<Self>, id: SessionId, closing: bool) -> watch::Receiver<Option<Outcome>> {
         let mut running = self.jobs.lock();
-        if let Some(result) = running.get(&id) {
-            return result.clone();
+        if let Some(job) = running.get(&id) {
+            return job.result.clone();
         }
         let (sender, result) = watch::channel(None);
-        running.insert(id, result.clone());
+        running.insert(id, Job { result: result.clone(), is_telling: false });
         let inner = self.clone();
         self.tasks.spawn(async move {
             let entry = Entry { inner: &inner, id };
@@ -132,6 +139,10 @@ impl Inner {
         let directory = self.directories.named(&session.directory);
         if directory.is_some_and(|directory| session.awaits_application(directory)) {
             return self.intend_to_notify(session).await;
+        }
+        if directory.is_none() && session.is_for_application() {
+            note_unconfigured(session);
+            return Err(Refusal::Unavailable);
         }
         if !closing && directory.is_some_and(|directory| directory.publish == PublishAt::CloseSession) {
             return self.await_close(session).await;
@@ -297,8 +308,29 @@ impl Outcome {
     }
 }
 
+/// Its server application was to have it first, and is not known any more.
+pub(crate) fn note_unconfigured(session: &Session) {
+    tracing::error!(
+        session = %session.id,
+        directory = session.directory,
+        "an upload waits for the server application of a directory that is not configured any more; configure it, or cancel the session"
+    );
+}
+
 impl Jobs {
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<SessionId, watch::Receiver<Option<Outcome>>>> {
+    /// From here on the session's application may hear of it.
+    pub(crate) fn tells(&self, id: SessionId) {
+        if let Some(job) = self.lock().get_mut(&id) {
+            job.is_telling = true;
+        }
+    }
+
+    /// Whether a server application hears of the session now, as far as this process knows.
+    pub(crate) fn is_telling(&self, id: SessionId) -> bool {
+        self.lock().get(&id).is_some_and(|job| job.is_telling)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<SessionId, Job>> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

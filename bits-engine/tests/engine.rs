@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test ends where something is missing")]
 
 mod hooked;
+mod notifying;
 
 use std::{
     sync::{

@@ -265,6 +265,7 @@ fn directory(which: u8) -> Directory {
         mode: NotificationMode::ByValue,
         url: "http://app/".to_owned(),
         timeout: Duration::from_secs(1),
+        limit: None,
     };
     let limit = |bit: u8, least| if which & bit == 0 { u64::MAX } else { least };
     Directory {

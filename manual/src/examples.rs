@@ -68,6 +68,7 @@ conflict_status = 409
 notification_type = 'by-reference'
 notification_url = 'http://127.0.0.1:9000/arrived'
 notification_timeout = '1m'
+notification_limit = 10
 host_id = 'node1.upload.example'
 host_id_fallback_timeout = '1h'
 authentication = ['basic', 'certificate']

@@ -5,8 +5,8 @@
 use std::{fs, path::Path, time::Duration};
 
 use tests::{
-    Application, Authority, Behaviour, Form, Packet, Raw, Response, Server, ServerOptions, assert_next, assert_ok,
-    assert_staging_empty, pattern, wait_until,
+    Application, Authority, Behaviour, Form, Packet, Raw, Response, Rest, Server, ServerOptions, assert_next,
+    assert_ok, assert_staging_empty, pattern, wait_until,
 };
 
 const FILE: &str = "/upload/a/file.bin";
@@ -185,6 +185,45 @@ fn an_application_that_breaks_off_is_a_bad_gateway() {
         let server = Server::start(ServerOptions::directory(&lines));
         let (_, response) = upload(&mut server.raw(), b"short");
         assert_application(&response, 502, 0x8019_01F6);
+    }
+}
+
+/// Its answer is what counts, whatever becomes of the rest of the upload.
+#[test]
+fn an_application_may_answer_before_it_has_read_the_upload() {
+    let application = Application::start(Behaviour::status(200));
+    let server = start(&application, "by-value", "");
+    // More than sockets hold.
+    let content = pattern(4, 24 << 20);
+    let mut raw = server.raw();
+    for rest in [Rest::Closes, Rest::Reads, Rest::Leaves] {
+        let early = |then: Behaviour| application.set(Behaviour::Early(rest, Box::new(then)));
+        let session = raw.create(FILE);
+        let told = application.seen().len();
+        for (status, expected) in [(413, 400), (503, 503)] {
+            early(Behaviour::status(status));
+            let response = send(&mut raw, &session, &content);
+            assert_application(&response, expected, 0x8019_0000 + u32::from(status));
+        }
+        early(Behaviour::reply(b"enough"));
+        let last = send(&mut raw, &session, &content);
+        assert_next(&last, content.len() as u64);
+        assert_eq!(fetch(&server, &last).body, b"enough", "{rest:?}");
+        assert_ok(&raw.close(FILE, &session), 200);
+        early(Behaviour::status(403));
+        let (session, response) = upload(&mut raw, &content);
+        assert_application(&response, 403, 0x8019_0193);
+        assert_ok(&raw.cancel(FILE, &session), 200);
+        wait_until("the application is done", || application.seen().len() == told + 4);
+        assert_staging_empty(&server.files());
+    }
+    wait_until("no upload that is over is sent any more", || {
+        let open = fs::read_dir(format!("/proc/{}/fd", server.pid())).unwrap().flatten();
+        let names = open.flat_map(|file| fs::read_link(file.path()));
+        !names.into_iter().any(|name| name.to_string_lossy().ends_with("(deleted)"))
+    });
+    for left in application.seen().iter().skip(8) {
+        assert!(left.length < content.len() as u64, "the upload went on after its answer");
     }
 }
 

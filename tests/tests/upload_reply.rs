@@ -11,7 +11,7 @@ use std::{
 use tempfile::TempDir;
 use tests::{
     Application, Behaviour, Form, Packet, Raw, Response, Server, ServerOptions, application_binary, assert_next,
-    assert_ok, assert_staging_empty, client_binary, pattern, wait_until,
+    assert_ok, assert_staging_empty, client_binary, fetch_resumed, pattern, wait_until,
 };
 
 /// Apache's example; the password is `myPassword`.
@@ -147,6 +147,82 @@ fn a_client_that_is_killed_goes_on_with_its_reply() {
     assert_staging_empty(&server.files());
 }
 
+/// A reply with its server, and where it is fetched.
+fn replied(reply: &[u8], more: &str) -> (Application, Server, String, String) {
+    let application = Application::start(Behaviour::reply(reply));
+    let server = Server::start(ServerOptions::directory(&application.lines("by-value", more)));
+    let mut raw = server.raw();
+    let session = raw.create(FILE);
+    let last = raw.fragment(FILE, &session, 0, b"content", 7);
+    let path = format!("/upload/{}", last.header("BITS-Reply-URL").unwrap());
+    (application, server, session, path)
+}
+
+#[test]
+fn curl_and_wget_fetch_a_reply_and_resume_it() {
+    let reply = pattern(6, 24 << 20);
+    let (application, mut server, _, path) = replied(&reply, "");
+    // Neither sends braces as they are without being told to.
+    let url = server.url(&path.replace('{', "%7B").replace('}', "%7D"));
+    fetch_resumed(&mut server, &url, &reply);
+    assert_eq!(application.seen().len(), 1);
+}
+
+/// Like a published file, and as a real client asked for it.
+#[test]
+fn a_reply_is_served_in_ranges_and_under_conditions() {
+    let reply = pattern(7, 9977);
+    let (_application, server, session, path) = replied(&reply, "");
+    let mut raw = server.raw();
+    let mut ask = |method: &str, headers: &str| {
+        let host = "Host: localhost\r\nAccept-Encoding: identity\r\n";
+        raw.send(format!("{method} {path} HTTP/1.1\r\n{host}{headers}\r\n").as_bytes());
+        raw.receive()
+    };
+    let whole = ask("GET", "Range: bytes=0-9976\r\n");
+    assert_eq!((whole.status, whole.header("Content-Range")), (206, Some("bytes 0-9976/9977")));
+    assert!(whole.body == reply);
+    for (name, value) in [
+        ("Content-Length", "9977"),
+        ("Accept-Ranges", "bytes"),
+        ("X-Content-Type-Options", "nosniff"),
+        ("Content-Disposition", "attachment"),
+    ] {
+        assert_eq!(whole.header(name), Some(value));
+    }
+    let (etag, modified) =
+        (whole.header("ETag").unwrap().to_owned(), whole.header("Last-Modified").unwrap().to_owned());
+    for (headers, status, length) in [
+        (format!("If-Match: {etag}\r\nRange: bytes=100-199\r\n"), 206, 100),
+        (format!("If-Unmodified-Since: {modified}\r\nRange: bytes=9976-\r\n"), 206, 1),
+        (format!("If-Range: {etag}\r\nRange: bytes=-5\r\n"), 206, 5),
+        ("If-Match: \"x\"\r\n".to_owned(), 412, 0),
+        (format!("If-None-Match: {etag}\r\n"), 304, 0),
+        ("Range: bytes=9977-\r\n".to_owned(), 416, 0),
+    ] {
+        let part = ask("GET", &headers);
+        assert_eq!((part.status, part.body.len()), (status, length), "{headers}");
+    }
+    let several = ask("GET", "Range: bytes=5-9,0-1\r\n");
+    assert!(several.header("Content-Type").unwrap().starts_with("multipart/byteranges"));
+    let head = ask("HEAD", "");
+    assert_eq!((head.status, head.header("Content-Length")), (200, Some("9977")));
+    assert_ok(&server.raw().cancel(FILE, &session), 200);
+    assert_eq!(ask("GET", "").status, 404);
+    assert_staging_empty(&server.files());
+}
+
+/// A client that never comes back leaves nothing.
+#[test]
+fn a_reply_goes_when_its_session_expires() {
+    let more = "session_timeout = \"3s\"\ncleanup_interval = \"1s\"";
+    let (_application, server, _, path) = replied(b"for nobody", more);
+    let mut raw = server.raw();
+    assert_eq!(get(&mut raw, &path, None).status, 200);
+    wait_until("the session expires", || get(&mut raw, &path, None).status == 404);
+    assert_staging_empty(&server.files());
+}
+
 /// Whoever else asks hears what is said of a reply that is not there.
 #[test]
 fn a_reply_is_for_who_uploaded_alone() {
@@ -162,6 +238,7 @@ fn a_reply_is_for_who_uploaded_alone() {
     let session = created.header("BITS-Session-Id").unwrap().to_owned();
     let last = raw.ask(&by_jo(Packet::fragment(Form::Native, FILE, &session, 0, b"content", 7)));
     assert_next(&last, 7);
+    assert_eq!(application.seen()[0].header("BITS-Remote-User"), Some("jo"));
     let path = format!("/upload/{}", last.header("BITS-Reply-URL").unwrap());
     let absent = path.replace(&session, "{7DF0354D-249B-430F-820D-3D2A9BEF4931}");
     assert_ne!(path, absent);

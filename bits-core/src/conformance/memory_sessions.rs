@@ -2,7 +2,10 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
     time::Duration,
 };
 
@@ -23,6 +26,8 @@ pub struct MemorySessions {
     rows: Mutex<Rows>,
     /// Locked after the rows, where both are.
     outbox: Mutex<Queue>,
+    /// So many commits will fail.
+    failing: AtomicU32,
 }
 
 /// All rows at one moment: a backup, or what a power loss left.
@@ -53,6 +58,11 @@ impl MemorySessions {
     /// The clock that it goes by.
     pub fn clock(&self) -> &ManualClock {
         &self.clock
+    }
+
+    /// So many of the next commits fail as [`SessionStoreError::Unavailable`], and change nothing.
+    pub fn fail_next_commits(&self, count: u32) {
+        self.failing.store(count, Ordering::SeqCst);
     }
 
     /// All rows as they stand.
@@ -108,6 +118,11 @@ impl SessionStore for MemorySessions {
         // What does not fit the caller's own row is its bug; what does not fit ours is a race.
         from.apply(transition, now)?;
         let mut rows = self.rows();
+        let left = self.failing.load(Ordering::SeqCst);
+        if left > 0 {
+            self.failing.store(left - 1, Ordering::SeqCst);
+            return Err(SessionStoreError::Unavailable("the commit was told to fail".into()));
+        }
         let Some(session) = rows.get(&from.id).and_then(Row::live).filter(|session| is_at(session, from)) else {
             return Ok(Commit::Moved);
         };

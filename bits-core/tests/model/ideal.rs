@@ -3,7 +3,7 @@
 
 use bits_core::{ContentRange, Ending, Form, Refusal};
 
-use crate::server::{Answer, TIMEOUT};
+use crate::server::{Answer, Application, TIMEOUT};
 
 /// What the next publishing runs into.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,6 +20,13 @@ pub(crate) struct Upload {
     pub(crate) held: Vec<u8>,
     /// A publishing of it failed half-way and waits to be finished.
     pub(crate) stuck: bool,
+    /// The application is to be told of it, or wants it published.
+    pub(crate) notifying: bool,
+    /// The application wants it published.
+    pub(crate) wanted: bool,
+    pub(crate) replied: bool,
+    /// The application refused it for good.
+    pub(crate) refused: bool,
     pub(crate) published: bool,
     pub(crate) ended: Option<Ending>,
     pub(crate) ended_at: u64,
@@ -29,12 +36,16 @@ pub(crate) struct Upload {
     pub(crate) forgotten: bool,
 }
 
-#[derive(Default)]
 pub(crate) struct Ideal {
     pub(crate) uploads: [Upload; 2],
     /// Whose upload stands at the one destination.
     pub(crate) standing: Option<(usize, Vec<u8>)>,
     pub(crate) at_close: bool,
+    /// Whether an application is told of uploads before they are complete.
+    pub(crate) notifies: bool,
+    pub(crate) application: Application,
+    /// How often it was told of anything.
+    pub(crate) told: u32,
     pub(crate) publish_fault: Option<Fault>,
     /// The next write fails after so many bytes.
     pub(crate) write_fault: Option<(usize, Refusal)>,
@@ -43,6 +54,20 @@ pub(crate) struct Ideal {
 }
 
 impl Ideal {
+    pub(crate) fn new(at_close: bool, notifies: bool, application: Application) -> Self {
+        Self {
+            uploads: Default::default(),
+            standing: None,
+            at_close,
+            notifies,
+            application,
+            told: 0,
+            publish_fault: None,
+            write_fault: None,
+            now: 0,
+        }
+    }
+
     pub(crate) fn create(&mut self, who: usize) {
         self.uploads[who].created = true;
         self.uploads[who].progressed_at = self.now;
@@ -63,8 +88,11 @@ impl Ideal {
         if self.uploads[who].published {
             return Answer::Ack(self.uploads[who].total);
         }
-        if self.uploads[who].stuck {
-            return self.publish(who);
+        if self.uploads[who].stuck || self.uploads[who].notifying {
+            return self.publish(who, false);
+        }
+        if self.uploads[who].refused {
+            return Answer::Refused(Application::Refuses.refusal().expect("it is one"));
         }
         if range.start() > held {
             return Answer::Refused(Refusal::Gap { next: held });
@@ -73,7 +101,7 @@ impl Ideal {
         if range.end() > held {
             return self.take(who, &body[(held - range.start()) as usize..], came);
         }
-        if held == range.total() && !self.at_close { self.publish(who) } else { Answer::Ack(Some(held)) }
+        if held == range.total() && self.completes(who) { self.publish(who, false) } else { Answer::Ack(Some(held)) }
     }
 
     pub(crate) fn close(&mut self, who: usize, form: Form) -> Answer {
@@ -86,7 +114,7 @@ impl Ideal {
         }
         let whole = self.uploads[who].total == Some(upload_len(&self.uploads[who]));
         if whole && !self.uploads[who].published {
-            let answer = self.publish(who);
+            let answer = self.publish(who, true);
             if !matches!(answer, Answer::Ack(_)) {
                 return answer;
             }
@@ -98,8 +126,8 @@ impl Ideal {
         if let Some(answer) = self.uploads[who].over(|ending| (ending == Ending::Cancelled).then_some(None)) {
             return answer;
         }
-        if self.uploads[who].stuck {
-            self.publish(who);
+        if self.uploads[who].stuck || (self.uploads[who].notifying && self.uploads[who].wanted) {
+            self.publish(who, false);
         }
         self.end(who, Ending::Cancelled)
     }
@@ -108,8 +136,9 @@ impl Ideal {
     pub(crate) fn sweep_after(&mut self, seconds: u64) {
         self.now += seconds;
         for who in 0..2 {
-            if self.uploads[who].stuck && self.uploads[who].retry_at <= self.now {
-                self.publish(who);
+            let upload = &self.uploads[who];
+            if upload.notifying || (upload.stuck && upload.retry_at <= self.now) {
+                self.publish(who, false);
             }
         }
         for who in 0..2 {
@@ -123,7 +152,12 @@ impl Ideal {
     }
 
     pub(crate) fn regress(&mut self, who: usize, to: u64) {
-        self.uploads[who].held.truncate(to as usize);
+        let upload = &mut self.uploads[who];
+        if to < upload_len(upload) {
+            // What comes instead is something else.
+            (upload.wanted, upload.replied, upload.notifying) = (false, false, false);
+        }
+        upload.held.truncate(to as usize);
     }
 
     /// Holds the bytes that come, up to a fault of theirs or of the store.
@@ -146,18 +180,58 @@ impl Ideal {
         let (held, whole) = (upload_len(upload), upload.total == Some(upload_len(upload)));
         match answer {
             Some(answer) => answer,
-            None if whole && !self.at_close => self.publish(who),
+            None if whole && self.completes(who) => self.publish(who, false),
             None => Answer::Ack(Some(held)),
         }
     }
 
+    fn awaits_application(&self, who: usize) -> bool {
+        self.notifies && !self.uploads[who].wanted
+    }
+
+    /// Whether the last fragment is more than held.
+    fn completes(&self, who: usize) -> bool {
+        !self.at_close || self.awaits_application(who)
+    }
+
+    /// Tells the application; the answer where that is all, or does not go well.
+    fn tell(&mut self, who: usize) -> Option<Answer> {
+        let refusal = Application::Refuses.refusal().filter(|_| self.uploads[who].refused);
+        if let Some(refusal) = refusal {
+            return Some(Answer::Refused(refusal));
+        }
+        self.told += 1;
+        let upload = &mut self.uploads[who];
+        upload.notifying = self.application == Application::Interrupted;
+        upload.refused = self.application == Application::Refuses;
+        if let Application::Takes { copy, replies } = self.application {
+            (upload.notifying, upload.wanted, upload.published) = (copy, copy, !copy);
+            upload.replied = replies;
+            upload.progressed_at = self.now;
+            return (!copy).then_some(Answer::Ack(upload.total));
+        }
+        self.application.refusal().map(Answer::Refused)
+    }
+
     /// The first to publish wins; whoever is stuck on the way is finished first.
-    fn publish(&mut self, who: usize) -> Answer {
+    fn publish(&mut self, who: usize, closing: bool) -> Answer {
         let other = 1 - who;
+        if !self.uploads[who].stuck {
+            if self.awaits_application(who)
+                && let Some(answer) = self.tell(who)
+            {
+                return answer;
+            }
+            if self.at_close && !closing {
+                self.uploads[who].notifying = false;
+                return Answer::Ack(self.uploads[who].total);
+            }
+        }
         if !self.uploads[who].stuck && self.standing.is_none() && self.uploads[other].stuck {
-            let Answer::Ack(_) = self.publish(other) else { return Answer::Refused(Refusal::Unavailable) };
+            let Answer::Ack(_) = self.publish(other, closing) else { return Answer::Refused(Refusal::Unavailable) };
         }
         if self.standing.as_ref().is_some_and(|(owner, _)| *owner != who) {
+            self.uploads[who].notifying = false;
             return Answer::Refused(Refusal::DestinationExists { status: http::StatusCode::FORBIDDEN });
         }
         let fault = self.publish_fault.take();
@@ -165,6 +239,7 @@ impl Ideal {
             self.standing = Some((who, self.uploads[who].held.clone()));
         }
         let upload = &mut self.uploads[who];
+        upload.notifying = false;
         upload.stuck = fault.is_some();
         if upload.stuck {
             upload.retry_at = self.now + 30;
@@ -185,7 +260,7 @@ impl Ideal {
     fn end(&mut self, who: usize, ending: Ending) -> Answer {
         self.uploads[who].ended = Some(ending);
         self.uploads[who].ended_at = self.now;
-        self.uploads[who].stuck = false;
+        (self.uploads[who].stuck, self.uploads[who].notifying) = (false, false);
         Answer::Ack(None)
     }
 }

@@ -1,6 +1,6 @@
 //! The state machine and the in-memory stores against an ideal server: any order of create,
-//! fragments with any ranges, close, cancel, expiry, regress, lost acks, lost bytes, power losses
-//! and writers with stale rows.
+//! fragments with any ranges, close, cancel, expiry, regress, lost acks, lost bytes, power losses,
+//! writers with stale rows, and server applications that take, refuse, fail or are told again.
 #![allow(clippy::unwrap_used, reason = "a test ends where something is missing")]
 
 mod ideal;
@@ -9,13 +9,14 @@ mod server;
 use std::time::Duration;
 
 use bits_core::{
-    Commit, ContentRange, Directory, Ending, Form, Found, PublishAt, Quota, Refusal, Session, SessionId, SessionStore,
-    State, StorageKey, StoreErrorKind, Timestamp, Transition, Upload,
+    Commit, ContentRange, Directory, Ending, Form, Found, Notification, NotificationMode, PublishAt, Quota, Refusal,
+    Session, SessionId, SessionStore, Source, State, StorageKey, StoreErrorKind, Timestamp, Transition, Upload,
+    UploadStore,
     conformance::{ManualClock, MemorySessions, MemoryUploads, PublishFault, Snapshot},
 };
 use ideal::{Fault, Ideal};
 use proptest::{prelude::*, sample::Index};
-use server::{Answer, Server, TIMEOUT, ready};
+use server::{Answer, Application, Server, TIMEOUT, ready};
 
 /// So small that a few fragments fill several parts.
 const PART: u64 = 8;
@@ -42,6 +43,8 @@ enum Op {
     Lose(Index),
     FailWrite(usize, StoreErrorKind),
     FailPublish(Fault),
+    /// What the application does from now on.
+    Application(Application),
     Sweep(u64),
 }
 
@@ -90,21 +93,32 @@ struct World {
     /// The epoch and offset of the last ack.
     acked: [Option<(u64, u64)>; 2],
     published: [bool; 2],
+    /// The id by which the application was told.
+    notifications: [Option<uuid::Uuid>; 2],
     /// When all began.
     epoch: Timestamp,
 }
 
 impl World {
-    fn new(publish: PublishAt, volatile: bool) -> Self {
+    fn new(publish: PublishAt, notifies: bool, volatile: bool) -> Self {
+        let application = Application::Takes { copy: true, replies: false };
+        let notification = notifies.then(|| Notification {
+            mode: NotificationMode::ByValue,
+            url: "http://app/".to_owned(),
+            timeout: Duration::from_secs(1),
+            limit: None,
+        });
         let directory = Directory::new("/upload", "default", StorageKey::ROOT);
         let uploads = if volatile { MemoryUploads::volatile(PART) } else { MemoryUploads::new(PART) };
         Self {
             server: Server {
                 sessions: MemorySessions::default(),
                 uploads,
-                directory: Directory { publish, ..directory },
+                directory: Directory { publish, notification, ..directory },
+                application: application.into(),
+                told: 0.into(),
             },
-            ideal: Ideal { at_close: publish == PublishAt::CloseSession, ..Ideal::default() },
+            ideal: Ideal::new(publish == PublishAt::CloseSession, notifies, application),
             last: [None, None],
             remembered: [None, None],
             shaky: [false; 2],
@@ -112,6 +126,7 @@ impl World {
             epochs: [0; 2],
             acked: [None; 2],
             published: [false; 2],
+            notifications: [None; 2],
             epoch: ManualClock::default().now(),
         }
     }
@@ -147,6 +162,7 @@ impl World {
                 self.ideal.write_fault = Some((*after, Refusal::from_store(*kind, http::StatusCode::FORBIDDEN)));
             }
             Op::FailPublish(fault) => self.fail_publish(*fault),
+            Op::Application(application) => self.set_application(*application),
             Op::Sweep(seconds) => self.sweep(*seconds),
         }
         self.check_both();
@@ -271,6 +287,11 @@ impl World {
         self.ideal.publish_fault = Some(fault);
     }
 
+    fn set_application(&mut self, application: Application) {
+        self.server.application.set(application);
+        self.ideal.application = application;
+    }
+
     fn sweep(&mut self, seconds: u64) {
         self.server.sessions.clock().advance(Duration::from_secs(seconds));
         self.server.sweep();
@@ -306,6 +327,9 @@ impl World {
                     (upload.total, upload.named) = (session.total, session.fragment_seen);
                     upload.published = session.state == State::WaitForClose;
                     upload.stuck = session.state == State::Publish;
+                    upload.notifying = session.state == State::Notify;
+                    (upload.wanted, upload.replied) = (session.copy, session.reply.is_some());
+                    upload.refused = session.refused.is_some();
                     upload.progressed_at = session.progressed_at.since(self.epoch).as_secs();
                     upload.ended = None;
                 }
@@ -313,7 +337,7 @@ impl World {
                     if upload.ended.is_none() {
                         (upload.ended, upload.ended_at) = (Some(tombstone.ending), self.ideal.now);
                     }
-                    upload.stuck = false;
+                    (upload.stuck, upload.notifying) = (false, false);
                     upload.published = tombstone.published.is_some();
                 }
                 None => assert!(!upload.created || upload.forgotten),
@@ -321,6 +345,7 @@ impl World {
         }
         self.ideal.publish_fault = None;
         self.ideal.write_fault = None;
+        self.ideal.told = self.server.told.get();
         self.server.uploads.forget_faults();
         let standing = self.server.uploads.read(&destination());
         if self.ideal.standing.as_ref().map(|(_, data)| data.as_slice()) != standing.as_deref() {
@@ -341,6 +366,7 @@ impl World {
         if !self.shaky.contains(&true) {
             let expected = self.ideal.standing.as_ref().map(|(_, data)| data.as_slice());
             assert_eq!(standing.as_deref(), expected, "the destination");
+            assert_eq!(self.server.told.get(), self.ideal.told, "the application was told");
         }
     }
 
@@ -363,6 +389,14 @@ impl World {
         assert!(session.epoch >= self.epochs[who], "the epoch fell from {}", self.epochs[who]);
         assert!(session.state == State::WaitForClose || !self.published[who], "a published session went back");
         self.published[who] = session.state == State::WaitForClose;
+        assert_eq!((session.copy, session.reply.is_some()), (upload.wanted, upload.replied));
+        assert_eq!(session.refused.is_some(), upload.refused);
+        let reply = ready(self.server.uploads.open(Source::Reply(&self.server.upload(&session)))).unwrap();
+        assert!(reply.is_some() || !upload.replied, "the row names a reply that is not there");
+        if let Some(id) = self.notifications[who] {
+            assert_eq!(session.notification, Some(id), "the application hears of it by another id");
+        }
+        self.notifications[who] = session.notification;
         self.epochs[who] = session.epoch;
     }
 
@@ -387,12 +421,15 @@ impl World {
     fn finish(&mut self) {
         self.server.uploads.forget_faults();
         (self.ideal.publish_fault, self.ideal.write_fault) = (None, None);
+        self.set_application(Application::Takes { copy: true, replies: true });
         let unfinished = (0..2).any(|who| self.server.live(id(who)).is_some());
         for who in 0..2 {
             self.finish_one(who);
             self.check_both();
         }
-        assert!(!unfinished || self.server.uploads.read(&destination()).is_some(), "nothing was published");
+        // The application may have taken or refused what there was.
+        let published = self.server.uploads.read(&destination()).is_some();
+        assert!(!unfinished || published || self.ideal.notifies, "nothing was published");
         self.shaky = [false; 2];
         self.sweep(2 * TIMEOUT.as_secs());
         self.sweep(2 * TIMEOUT.as_secs());
@@ -411,6 +448,11 @@ impl World {
             let start = session.received.min(total.saturating_sub(1));
             let range = ContentRange::new(start, total.min(start + 5), total).unwrap_or(ContentRange::EMPTY);
             self.send(who, Sent::Fragment(range, None));
+            if self.ideal.uploads[who].refused {
+                self.send(who, Sent::Close(Form::Native));
+                self.send(who, Sent::Cancel);
+                continue;
+            }
             let session = self.server.live(id(who)).expect("a fragment ends no session");
             let taken = self.ideal.standing.as_ref().is_some_and(|(owner, _)| *owner != who);
             if session.is_received() && (taken || session.state == State::WaitForClose || self.ideal.at_close) {
@@ -443,10 +485,11 @@ fn place(session: &Session) -> (u64, u64, State) {
 }
 
 fn state_of(upload: &ideal::Upload) -> State {
-    match (upload.published, upload.stuck) {
-        (true, _) => State::WaitForClose,
-        (false, true) => State::Publish,
-        (false, false) => State::ReceiveFragments,
+    match (upload.published, upload.stuck, upload.notifying) {
+        (true, ..) => State::WaitForClose,
+        (false, true, _) => State::Publish,
+        (false, false, true) => State::Notify,
+        (false, false, false) => State::ReceiveFragments,
     }
 }
 
@@ -476,6 +519,12 @@ fn honest_op() -> impl Strategy<Value = Op> {
     ]
 }
 
+fn any_application() -> impl Strategy<Value = Op> {
+    let takes = (any::<bool>(), any::<bool>()).prop_map(|(copy, replies)| Application::Takes { copy, replies });
+    let fails = prop_oneof![Just(Application::Fails), Just(Application::Interrupted)];
+    prop_oneof![4 => takes, 1 => Just(Application::Refuses), 3 => fails].prop_map(Op::Application)
+}
+
 fn any_op() -> impl Strategy<Value = Op> {
     let form = prop_oneof![Just(Form::Native), Just(Form::Override)];
     let kind = prop_oneof![Just(StoreErrorKind::Full), Just(StoreErrorKind::Unavailable), Just(StoreErrorKind::Other)];
@@ -494,6 +543,7 @@ fn any_op() -> impl Strategy<Value = Op> {
         1 => any::<Index>().prop_map(Op::Lose),
         2 => (0..12_usize, kind).prop_map(|(after, kind)| Op::FailWrite(after, kind)),
         2 => prop_oneof![Just(Fault::Before), Just(Fault::After)].prop_map(Op::FailPublish),
+        3 => any_application(),
         1 => prop_oneof![Just(1), Just(60), Just(TIMEOUT.as_secs() + 1)].prop_map(Op::Sweep),
     ]
 }
@@ -502,11 +552,12 @@ proptest! {
     #[test]
     fn any_order_of_events_is_as_ideal(
         close in any::<bool>(),
+        notifies in any::<bool>(),
         volatile in any::<bool>(),
         ops in prop::collection::vec((0..2_usize, any_op()), 1..60),
     ) {
         let publish = if close { PublishAt::CloseSession } else { PublishAt::LastFragment };
-        let mut world = World::new(publish, volatile);
+        let mut world = World::new(publish, notifies, volatile);
         for (who, op) in &ops {
             world.step(*who, op);
         }
@@ -520,7 +571,7 @@ proptest! {
         before in prop::collection::vec((0..2_usize, honest_op()), 1..20),
         lost in prop::collection::vec((0..2_usize, honest_op()), 1..20),
     ) {
-        let mut world = World::new(PublishAt::LastFragment, volatile);
+        let mut world = World::new(PublishAt::LastFragment, false, volatile);
         for (who, op) in &before {
             world.step(*who, op);
         }

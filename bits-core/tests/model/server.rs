@@ -1,12 +1,12 @@
 //! The smallest server that keeps the order of the stores: it does what the decisions say, over
 //! the in-memory stores, one packet at a time.
 
-use std::time::Duration;
+use std::{cell::Cell, time::Duration};
 
 use bits_core::{
     After, BodyError, CloseDecision, Commit, ContentRange, Directory, Ending, Form, Found, FragmentDecision,
-    FragmentHead, NewSession, Packet, Precondition, Principal, PublishIntent, Quota, Refusal, Session, SessionId,
-    SessionStore, State, StorageKey, StoreErrorKind, Transition, Upload, UploadStore, VirtualPath, Written,
+    FragmentHead, Hresult, NewSession, Packet, Precondition, Principal, PublishIntent, Quota, Refusal, Reply, Session,
+    SessionId, SessionStore, State, StorageKey, StoreErrorKind, Transition, Upload, UploadStore, VirtualPath, Written,
     conformance::{MemorySessions, MemoryUploads},
 };
 use futures_util::{FutureExt, stream};
@@ -27,7 +27,38 @@ pub(crate) enum Answer {
     Silence,
 }
 
+/// What the server application does with the next upload that it is told of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Application {
+    Takes {
+        copy: bool,
+        replies: bool,
+    },
+    /// For good.
+    Refuses,
+    Fails,
+    /// The server dies before it has noted what came of it.
+    Interrupted,
+}
+
+impl Application {
+    /// What a client hears, where the upload is not taken.
+    pub(crate) fn refusal(self) -> Option<Refusal> {
+        match self {
+            Self::Takes { .. } => None,
+            Self::Refuses => {
+                Some(Refusal::Application { status: http::StatusCode::FORBIDDEN, code: Hresult::E_ACCESSDENIED })
+            }
+            Self::Fails => Some(Refusal::ApplicationUnreachable),
+            Self::Interrupted => Some(Refusal::Unavailable),
+        }
+    }
+}
+
 pub(crate) struct Server {
+    pub(crate) application: Cell<Application>,
+    /// How often it was told of anything.
+    pub(crate) told: Cell<u32>,
     pub(crate) sessions: MemorySessions,
     pub(crate) uploads: MemoryUploads,
     pub(crate) directory: Directory,
@@ -105,7 +136,7 @@ impl Server {
                 self.begin(session, range.total());
                 Answer::Ack(Some(next))
             }
-            FragmentDecision::Publish => self.publish_for(self.begin(session, range.total())),
+            FragmentDecision::Publish => self.publish_for(self.begin(session, range.total()), false),
             FragmentDecision::Published { total } => Answer::Ack(Some(total)),
             FragmentDecision::Write { skip, length } => {
                 assert_eq!(skip + length, range.length(), "a fragment is skipped, then written to its end");
@@ -128,9 +159,9 @@ impl Server {
         }
         let published = match session.on_close(form) {
             CloseDecision::Discard | CloseDecision::End => Ok(session),
-            CloseDecision::Publish => self.publish(session),
+            CloseDecision::Publish => self.publish(session, true),
             CloseDecision::Refuse(refusal) => Err(refusal),
-            CloseDecision::PublishEmpty => self.publish(self.begin(session, 0)),
+            CloseDecision::PublishEmpty => self.publish(self.begin(session, 0), true),
         };
         match published {
             Ok(session) => self.end(&session, Ending::Closed),
@@ -140,6 +171,10 @@ impl Server {
 
     pub(crate) fn cancel(&self, id: SessionId) -> Answer {
         match self.found(id) {
+            // Nobody need be told of what is given up.
+            Some(Found::Live(session)) if session.state == State::Notify && !session.copy => {
+                self.end(&session, Ending::Cancelled)
+            }
             Some(Found::Live(session)) => self.end(&self.settle(session), Ending::Cancelled),
             Some(Found::Ended(tombstone)) => answer_of(tombstone.answer(&Packet::CancelSession(id))),
             None => Answer::Refused(Refusal::SessionNotFound),
@@ -168,7 +203,7 @@ impl Server {
         match written.stopped {
             Some(bits_core::Stopped::Body(_)) => Answer::Silence,
             Some(bits_core::Stopped::Store(error)) => Answer::Refused(self.failed(&session, error.kind)),
-            None if session.is_received() && self.publishes_at_once() => self.publish_for(session),
+            None if session.is_received() && self.publishes_at_once(&session) => self.publish_for(session, false),
             None => Answer::Ack(Some(session.received)),
         }
     }
@@ -193,34 +228,78 @@ impl Server {
         }
     }
 
-    fn publishes_at_once(&self) -> bool {
-        self.directory.publish == bits_core::PublishAt::LastFragment
+    fn publishes_at_once(&self, session: &Session) -> bool {
+        self.directory.publish == bits_core::PublishAt::LastFragment || session.awaits_application(&self.directory)
     }
 
-    fn publish_for(&self, session: Session) -> Answer {
-        match self.publish(session) {
+    fn publish_for(&self, session: Session, closing: bool) -> Answer {
+        match self.publish(session, closing) {
             Ok(session) => Answer::Ack(session.total),
             Err(refusal) => Answer::Refused(refusal),
         }
     }
 
-    /// Makes durable, claims, and puts at its destination.
-    fn publish(&self, session: Session) -> Result<Session, Refusal> {
+    /// Tells the application of it, makes durable, claims, and puts at its destination.
+    fn publish(&self, session: Session, closing: bool) -> Result<Session, Refusal> {
         if let Some(intent) = &session.intent {
             return self.carry_out(&session, intent);
         }
+        let session = if session.awaits_application(&self.directory) { self.notify(session)? } else { session };
+        if session.state == State::WaitForClose {
+            return Ok(session);
+        }
+        if self.directory.publish == bits_core::PublishAt::CloseSession && !closing {
+            let waits = session.state == State::Notify;
+            return Ok(if waits { self.change(&session, &Transition::Withdraw) } else { session });
+        }
         let upload = self.upload(&session);
         let prepared = ready(self.uploads.sync(&upload)).and_then(|()| ready(self.uploads.prepare(&upload, CAREFUL)));
-        let intent = prepared.map_err(|error| self.failed(&session, error.kind))?;
+        let intent = prepared.map_err(|error| {
+            let refused = matches!(error.kind, StoreErrorKind::Exists) && session.state == State::Notify;
+            let session = if refused { self.change(&session, &Transition::Withdraw) } else { session.clone() };
+            self.failed(&session, error.kind)
+        })?;
         match ready(self.sessions.commit(&session, &Transition::Intend(intent.clone()))).unwrap() {
             Commit::Live(session) => self.carry_out(&session, &intent),
             Commit::Claimed(holder) => {
                 let holder = self.live(holder).expect("a claim has a live holder");
-                self.publish(holder).map_err(|_| Refusal::Unavailable)?;
-                self.publish(session)
+                self.publish(holder, closing).map_err(|_| Refusal::Unavailable)?;
+                self.publish(session, closing)
             }
             other => panic!("nobody else is here: {other:?}"),
         }
+    }
+
+    /// One exchange with the application, between two commits.
+    fn notify(&self, session: Session) -> Result<Session, Refusal> {
+        if let Some(refusal) = session.final_refusal() {
+            return Err(refusal);
+        }
+        let upload = self.upload(&session);
+        ready(self.uploads.sync(&upload)).map_err(|error| self.failed(&session, error.kind))?;
+        let session = match session.state {
+            State::Notify => session,
+            _ => {
+                let id = uuid::Uuid::from_u128(u128::from(self.told.get()) + 1);
+                self.change(&session, &Transition::Notify { id })
+            }
+        };
+        self.told.set(self.told.get() + 1);
+        let application = self.application.get();
+        let refused = match application {
+            Application::Takes { copy, replies } => {
+                let body = replies.then(|| Ok(bytes::Bytes::from_static(b"a reply")));
+                let length = ready(self.uploads.write_reply(&self.upload(&session), &mut stream::iter(body))).unwrap();
+                let reply = (length > 0).then_some(Reply::Kept { length });
+                return Ok(self.change(&session, &Transition::Delivered { reply, copy }));
+            }
+            Application::Interrupted => return Err(Refusal::Unavailable),
+            Application::Refuses => Some(Hresult::E_ACCESSDENIED),
+            Application::Fails => None,
+        };
+        let at = self.sessions.clock().now();
+        self.change(&session, &Transition::Undelivered { refused, reason: None, at });
+        Err(application.refusal().expect("it did not take the upload"))
     }
 
     fn carry_out(&self, session: &Session, intent: &PublishIntent) -> Result<Session, Refusal> {
@@ -251,11 +330,11 @@ impl Server {
 
     /// The session once its publishing, if it is under way, is over.
     fn settle(&self, session: Session) -> Session {
-        if session.state != State::Publish {
+        if !session.state.is_job() {
             return session;
         }
         let id = session.id;
-        let _ = self.publish(session);
+        let _ = self.publish(session, false);
         self.live(id).expect("publishing ends no session")
     }
 

@@ -17,6 +17,8 @@ pub(crate) struct Hooked {
     sessions: Arc<MemorySessions>,
     /// Publishing is denied.
     pub(crate) deny_publish: AtomicBool,
+    /// Whether what was received is there cannot be said.
+    pub(crate) fail_available: AtomicBool,
     /// When room is made for an upload, its session has just been ended and cleaned up.
     pub(crate) end_at_reserve: AtomicBool,
     /// How often something was discarded.
@@ -29,6 +31,7 @@ impl Hooked {
             inner,
             sessions,
             deny_publish: AtomicBool::new(false),
+            fail_available: AtomicBool::new(false),
             end_at_reserve: AtomicBool::new(false),
             discards: AtomicUsize::new(0),
         }
@@ -60,6 +63,9 @@ impl UploadStore for Hooked {
     }
 
     async fn available(&self, upload: &Upload) -> Result<u64, StoreError> {
+        if self.fail_available.load(Ordering::SeqCst) {
+            return Err(StoreError::new(StoreErrorKind::Unavailable, "the store was told to fail"));
+        }
         self.inner.available(upload).await
     }
 

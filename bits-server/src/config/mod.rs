@@ -239,6 +239,8 @@ section! {
         notification_url: NotificationUrl = "";
         /// How long the server application may take: for the request, its answer's head and its body, each.
         notification_timeout: Duration = "4m30s";
+        /// How many uploads the server application is told of at once; the others wait in their order.
+        notification_limit: Option<u32> = "100";
         /// The host that clients should go on with, a name or address without port.
         host_id: Option<HostName> = "";
         /// When clients should stop trying that host.
@@ -324,6 +326,7 @@ impl DirectoryConfig {
                 mode,
                 url: self.notification_url.as_str().to_owned(),
                 timeout: self.notification_timeout,
+                limit: self.notification_limit,
             }),
             public_url: None,
             access: self.access(),

@@ -1,14 +1,24 @@
 //! Requests to server applications over HTTP (sections 3.3.5 and 3.3.6).
 
-use std::{future::Future, sync::Arc, time::Duration};
+mod connection;
+
+use std::{error::Error, future::Future, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use bits_core::{BodyError, Notification};
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+use bits_core::{BodyError, ByteStream, Notification, StoreError};
 use bits_engine::{Answer, Notice, Notifier, NotifyError};
+use bytes::Bytes;
 use futures_util::{StreamExt, stream};
-use http::{HeaderValue, header};
-use reqwest::{Body, Client, Response, Url, redirect};
+use http::{HeaderValue, Method, Request, Response, header};
+use http_body_util::{BodyDataStream, Either, Empty, StreamBody};
+use hyper::body::{Frame, Incoming};
+use percent_encoding::percent_decode_str;
+use rustls::ClientConfig;
 use tokio::{sync::Notify, time::Instant};
+use url::{Position, Url};
+
+use connection::Alive;
 
 const USER_AGENT: &str = concat!("bits-server/", env!("CARGO_PKG_VERSION"));
 
@@ -16,24 +26,27 @@ const USER_AGENT: &str = concat!("bits-server/", env!("CARGO_PKG_VERSION"));
 /// uses no proxy.
 #[derive(Clone, Debug)]
 pub(crate) struct HttpNotifier {
-    http: Client,
+    tls: Arc<ClientConfig>,
 }
 
 impl HttpNotifier {
     /// Reads the machine's certificate authorities. The error says why they cannot be used.
     pub(crate) fn new() -> Result<Self, String> {
-        // Another part of the process may have chosen the same one already.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let http = Client::builder()
-            .redirect(redirect::Policy::none())
-            .no_proxy()
-            .pool_max_idle_per_host(0)
-            .user_agent(USER_AGENT)
-            .build()
-            .map_err(|error| format!("server applications cannot be notified: {}", chain(error)))?;
-        Ok(Self { http })
+        let tls = connection::tls();
+        let tls = tls.map_err(|error| format!("server applications cannot be notified: {}", chain(&error)))?;
+        Ok(Self { tls })
+    }
+
+    /// The head of the answer, and what keeps its body coming.
+    async fn exchange(&self, url: &Url, request: Request<Upload>) -> Result<(Response<Incoming>, Alive), NotifyError> {
+        let (mut sender, alive) = connection::open(url, self.tls.clone()).await.map_err(|error| failed(&*error))?;
+        let response = sender.send_request(request).await.map_err(|error| failed(&error))?;
+        Ok((response, alive))
     }
 }
+
+/// The body of a request: nothing, or the upload.
+type Upload = Either<Empty<Bytes>, StreamBody<stream::BoxStream<'static, Result<Frame<Bytes>, StoreError>>>>;
 
 #[async_trait]
 impl Notifier for HttpNotifier {
@@ -50,16 +63,17 @@ impl Notifier for HttpNotifier {
 
     async fn send(&self, notice: Notice) -> Result<Answer, NotifyError> {
         let Notice { url, headers, body, timeout } = notice;
-        let length = body.as_ref().map_or(0, |(length, _)| *length);
-        let request = self.http.post(url).headers(headers).header(header::CONTENT_LENGTH, HeaderValue::from(length));
+        let url = Url::parse(&url).map_err(|error| NotifyError::Unreachable(format!("its URL is none: {error}")))?;
+        let mut request = Request::new(Either::Left(Empty::new()));
+        *request.headers_mut() = headers;
+        address(&mut request, &url, body.as_ref().map_or(0, |(length, _)| *length))?;
         let response = match body.filter(|(length, _)| *length > 0) {
             // Sending is over with the head, which fits into the socket.
-            None => within(timeout, "the head of its answer", request.send()).await?,
+            None => within(timeout, "the head of its answer", self.exchange(&url, request)).await?,
             Some((_, body)) => {
                 let sent = Arc::new(Notify::new());
-                let last = stream::once(end(Ended(sent.clone()))).filter_map(std::future::ready);
-                let request = request.body(Body::wrap_stream(body.chain(last)));
-                let mut answer = std::pin::pin!(request.send());
+                let request = request.map(|_| upload(body, sent.clone()));
+                let mut answer = std::pin::pin!(self.exchange(&url, request));
                 let sending = async {
                     tokio::select! {
                         response = &mut answer => Some(response),
@@ -72,8 +86,43 @@ impl Notifier for HttpNotifier {
                 }
             }
         };
-        response.map(|response| answer(response, timeout)).map_err(failed)
+        response.map(|(response, alive)| answer(response, alive, timeout))
     }
+}
+
+/// Makes it a request to `url` with a body of `length` bytes.
+fn address<B>(request: &mut Request<B>, url: &Url, length: u64) -> Result<(), NotifyError> {
+    let unfit = |error: &dyn Error| NotifyError::Unreachable(format!("its URL cannot be asked for: {error}"));
+    let text = |text: String| HeaderValue::try_from(text).map_err(|error| unfit(&error));
+    *request.method_mut() = Method::POST;
+    let target = url[Position::BeforePath..Position::AfterQuery].parse();
+    *request.uri_mut() = target.map_err(|error: http::uri::InvalidUri| unfit(&error))?;
+    let host = text(url[Position::BeforeHost..Position::AfterPort].to_owned())?;
+    let login = login(url).map(text).transpose()?;
+    let headers = request.headers_mut();
+    headers.insert(header::HOST, host);
+    headers.insert(header::USER_AGENT, HeaderValue::from_static(USER_AGENT));
+    headers.insert(header::ACCEPT, HeaderValue::from_static("*/*"));
+    headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+    if let Some(login) = login {
+        headers.insert(header::AUTHORIZATION, login);
+    }
+    Ok(())
+}
+
+/// Basic credentials, where the URL holds any.
+fn login(url: &Url) -> Option<String> {
+    if url.username().is_empty() && url.password().is_none() {
+        return None;
+    }
+    let decode = |text: &str| percent_decode_str(text).collect::<Vec<u8>>();
+    let (user, password) = (decode(url.username()), decode(url.password().unwrap_or_default()));
+    Some(format!("Basic {}", BASE64_STANDARD.encode([&user[..], b":", &password].concat())))
+}
+
+fn upload(body: ByteStream, sent: Arc<Notify>) -> Upload {
+    let last = stream::once(end(Ended(sent))).filter_map(std::future::ready);
+    Either::Right(StreamBody::new(body.chain(last).map(|bytes| bytes.map(Frame::data)).boxed()))
 }
 
 /// An item that is none, behind a body: whether it is asked for or dropped, all before it was taken
@@ -96,15 +145,16 @@ async fn within<T>(timeout: Duration, what: &str, work: impl Future<Output = T>)
     tokio::time::timeout(timeout, work).await.map_err(late)
 }
 
-fn answer(response: Response, timeout: Duration) -> Answer {
-    let (status, headers) = (response.status(), response.headers().clone());
+fn answer(response: Response<Incoming>, alive: Alive, timeout: Duration) -> Answer {
+    let (head, body) = response.into_parts();
+    let (status, headers) = (head.status, head.headers);
     let deadline = Instant::now() + timeout;
-    let body = stream::unfold(Some(response.bytes_stream()), move |body| async move {
-        let mut body = body?;
+    let body = stream::unfold(Some((BodyDataStream::new(body), alive)), move |body| async move {
+        let (mut body, alive) = body?;
         match tokio::time::timeout_at(deadline, body.next()).await {
-            Ok(Some(Ok(bytes))) => Some((Ok(bytes), Some(body))),
+            Ok(Some(Ok(bytes))) => Some((Ok(bytes), Some((body, alive)))),
             Ok(Some(Err(error))) => {
-                tracing::debug!(reason = chain(error), "the answer of a server application broke off");
+                tracing::debug!(reason = chain(&error), "the answer of a server application broke off");
                 Some((Err(BodyError::Disconnected), None))
             }
             Ok(None) => None,
@@ -114,15 +164,14 @@ fn answer(response: Response, timeout: Duration) -> Answer {
     Answer { status, headers, body: Box::pin(body) }
 }
 
-fn failed(error: reqwest::Error) -> NotifyError {
+fn failed(error: &(dyn Error + 'static)) -> NotifyError {
     NotifyError::Unreachable(chain(error))
 }
 
-/// The error with its causes, without the URL: its query may be secret.
-fn chain(error: reqwest::Error) -> String {
-    let error = error.without_url();
+/// The error with its causes.
+fn chain(error: &(dyn Error + 'static)) -> String {
     let mut text = error.to_string();
-    let mut cause = std::error::Error::source(&error);
+    let mut cause = error.source();
     while let Some(error) = cause {
         text = format!("{text}: {error}");
         cause = error.source();
@@ -182,8 +231,8 @@ mod tests {
             ("../app", "https://h/upload/a/file", "https://h/upload/app"),
             ("/app?x", "https://h/upload/a/file?q", "https://h/app?x&q"),
         ] {
-            let notification =
-                Notification { mode: NotificationMode::ByValue, url: url.to_owned(), timeout: Duration::from_secs(1) };
+            let (mode, timeout) = (NotificationMode::ByValue, Duration::from_secs(1));
+            let notification = Notification { mode, url: url.to_owned(), timeout, limit: None };
             assert_eq!(notifier.target(&notification, upload).as_deref(), Ok(expected), "{url} {upload}");
         }
     }
