@@ -85,7 +85,7 @@ impl Shared {
     fn serve(&self, mut client: TcpStream) -> io::Result<()> {
         client.set_nodelay(true)?;
         let mut buffer = Vec::new();
-        while let Some((head, body)) = read_request(&mut client, &mut buffer)? {
+        if let Some((head, body)) = read_request(&mut client, &mut buffer)? {
             self.requests.fetch_add(1, Ordering::Relaxed);
             let line = head.split("\r\n").next().unwrap_or_default().to_owned();
             let fault = (self.choose.lock().unwrap())(&line);
