@@ -21,13 +21,14 @@ const PAGE: u32 = 1000;
 /// Runs the command and returns what it prints.
 pub(crate) async fn run(config: &Config, command: SessionsCommand) -> Result<String, Failure> {
     let store = stores::open_sessions(config, false).await.map_err(Failure::Failed)?;
-    let output = dispatch(&store, config, command).await;
+    let output = dispatch(&*store.store(), &*store.outbox(), config, command).await;
     store.close().await;
     output
 }
 
 async fn dispatch(
-    store: &(impl SessionStore + Outbox),
+    store: &dyn SessionStore,
+    outbox: &dyn Outbox,
     config: &Config,
     command: SessionsCommand,
 ) -> Result<String, Failure> {
@@ -38,7 +39,7 @@ async fn dispatch(
             let filter = Filter { idle, principal, path_prefix, limit: PAGE, ..Filter::default() };
             list(store, filter, json).await
         }
-        SessionsCommand::Show { id, json } => show(store, &config.webhooks, parse(&id)?, json).await,
+        SessionsCommand::Show { id, json } => show(store, outbox, &config.webhooks, parse(&id)?, json).await,
         SessionsCommand::Cancel { id, json } => {
             let session = live(store, parse(&id)?).await?;
             change(store, &session, &Transition::End(Ending::Cancelled)).await?;
@@ -121,7 +122,8 @@ async fn list(store: &dyn SessionStore, mut filter: Filter, json: bool) -> Resul
 }
 
 async fn show(
-    store: &(impl SessionStore + Outbox),
+    store: &dyn SessionStore,
+    outbox: &dyn Outbox,
     webhooks: &[WebhookConfig],
     id: SessionId,
     json: bool,
@@ -133,7 +135,7 @@ async fn show(
         None => return Err(unknown(id)),
     };
     for webhook in webhooks {
-        value["pending_events"][&webhook.name] = store.pending(&webhook.name, Some(id)).await?.into();
+        value["pending_events"][&webhook.name] = outbox.pending(&webhook.name, Some(id)).await?.into();
     }
     if json {
         return Ok(pretty(&value));

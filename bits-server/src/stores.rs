@@ -2,11 +2,11 @@
 
 use std::{collections::BTreeMap, fs, io, path::Path, sync::Arc, time::Duration};
 
-use bits_core::{Outbox, SessionStore, UploadStore};
+use bits_core::{Outbox, SessionStore, Subscriber, UploadStore};
 use bits_store_fs::{DataLock, LocalStore, SyncAt};
 use bits_store_sql::SqliteSessions;
 
-use crate::config::{Config, DirectoryConfig, ObjectUrl, StateUrl, StorageUrl, Sync, WebhookConfig};
+use crate::config::{Config, DirectoryConfig, ObjectUrl, PostgresUrl, StateUrl, StorageUrl, Sync, WebhookConfig};
 
 /// The name by which sessions know the storage of `[storage]`; where that is may change.
 pub const STORAGE: &str = "default";
@@ -16,7 +16,7 @@ const LOCK_MARGIN: Duration = Duration::from_secs(10);
 
 /// The open backends. Dropping them lets go of the data folder.
 pub struct Stores {
-    sessions: Arc<SqliteSessions>,
+    sessions: Sessions,
     uploads: BTreeMap<String, Arc<dyn UploadStore>>,
     _lock: DataLock,
 }
@@ -24,12 +24,12 @@ pub struct Stores {
 impl Stores {
     /// The session store.
     pub fn sessions(&self) -> Arc<dyn SessionStore> {
-        self.sessions.clone()
+        self.sessions.store()
     }
 
     /// What webhooks are to be told.
     pub fn outbox(&self) -> Arc<dyn Outbox> {
-        self.sessions.clone()
+        self.sessions.outbox()
     }
 
     /// The upload stores by the names under which sessions know them.
@@ -77,12 +77,12 @@ pub async fn open(config: &Config) -> Result<Stores, String> {
     let lock = DataLock::acquire(&config.data_dir, config.shutdown_grace + LOCK_MARGIN)
         .await
         .map_err(|error| describe("data_dir", &error))?;
-    let sessions = open_sessions(config, config.state.migrate).await?;
+    let sessions = open_sessions(config, config.state.migrate == Some(true)).await?;
     let mut uploads = BTreeMap::new();
     for (name, (key, url)) in storages(config) {
         uploads.insert(name, open_uploads(key, url, config).await?);
     }
-    Ok(Stores { sessions: Arc::new(sessions), uploads, _lock: lock })
+    Ok(Stores { sessions, uploads, _lock: lock })
 }
 
 /// The storages that the configuration names, each with the key that names it.
@@ -175,18 +175,76 @@ mod object {
     }
 }
 
+/// The open session database.
+pub enum Sessions {
+    /// In a SQLite file.
+    Sqlite(Arc<SqliteSessions>),
+    /// In PostgreSQL.
+    #[cfg(feature = "postgres")]
+    Postgres(Arc<bits_store_sql::PostgresSessions>),
+}
+
+impl Sessions {
+    /// Sessions themselves.
+    pub fn store(&self) -> Arc<dyn SessionStore> {
+        match self {
+            Self::Sqlite(sessions) => sessions.clone(),
+            #[cfg(feature = "postgres")]
+            Self::Postgres(sessions) => sessions.clone(),
+        }
+    }
+
+    /// What is kept for webhooks.
+    pub fn outbox(&self) -> Arc<dyn Outbox> {
+        match self {
+            Self::Sqlite(sessions) => sessions.clone(),
+            #[cfg(feature = "postgres")]
+            Self::Postgres(sessions) => sessions.clone(),
+        }
+    }
+
+    /// Closes the database cleanly.
+    pub async fn close(&self) {
+        match self {
+            Self::Sqlite(sessions) => sessions.close().await,
+            #[cfg(feature = "postgres")]
+            Self::Postgres(sessions) => sessions.close().await,
+        }
+    }
+}
+
 /// Opens the session database alone, whether a server runs or not.
-pub async fn open_sessions(config: &Config, migrate: bool) -> Result<SqliteSessions, String> {
-    let StateUrl::Sqlite(path) = &config.state.url;
+pub async fn open_sessions(config: &Config, migrate: bool) -> Result<Sessions, String> {
     let subscribers = config.webhooks.iter().map(WebhookConfig::subscriber).collect();
-    let options = bits_store_sql::Options { migrate, subscribers, ..bits_store_sql::Options::default() };
-    SqliteSessions::open(path, options).await.map_err(|error| describe("state.url", &error))
+    match &config.state.url {
+        StateUrl::Sqlite(path) => {
+            let options = bits_store_sql::Options { migrate, subscribers, ..bits_store_sql::Options::default() };
+            let sessions = SqliteSessions::open(path, options).await.map_err(|error| describe("state.url", &error))?;
+            Ok(Sessions::Sqlite(Arc::new(sessions)))
+        }
+        StateUrl::Postgres(url) => open_postgres(url, migrate, subscribers).await,
+    }
+}
+
+#[cfg(feature = "postgres")]
+async fn open_postgres(url: &PostgresUrl, migrate: bool, subscribers: Vec<Subscriber>) -> Result<Sessions, String> {
+    use bits_store_sql::{PostgresOptions, PostgresSessions};
+    let options = PostgresOptions { migrate, subscribers, ..PostgresOptions::default() };
+    let sessions = PostgresSessions::open(url.expose(), options).await;
+    Ok(Sessions::Postgres(Arc::new(sessions.map_err(|error| describe("state.url", &error))?)))
+}
+
+/// The configuration takes no such URL then.
+#[cfg(not(feature = "postgres"))]
+async fn open_postgres(_: &PostgresUrl, _: bool, _: Vec<Subscriber>) -> Result<Sessions, String> {
+    Err("state.url: this program was built without PostgreSQL".to_owned())
 }
 
 /// Brings the session database up to date; makes the data folder if the database lies in it.
 pub async fn migrate(config: &Config) -> Result<(), String> {
-    let StateUrl::Sqlite(path) = &config.state.url;
-    if path.starts_with(&config.data_dir) {
+    if let StateUrl::Sqlite(path) = &config.state.url
+        && path.starts_with(&config.data_dir)
+    {
         create_folder(&config.data_dir)?;
     }
     let sessions = open_sessions(config, true).await?;

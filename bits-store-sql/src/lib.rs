@@ -1,10 +1,11 @@
 //! Sessions in an SQL database: the [`SessionStore`](bits_core::SessionStore) of a server that
 //! must not forget an acknowledged byte.
 //!
-//! The feature `sqlite` (default) gives [`SqliteSessions`]: one file beside the uploads, a single
-//! writer that commits what many sessions want in one transaction, readers beside it.
+//! The feature `sqlite` (default) gives `SqliteSessions`: one file beside the uploads, a single
+//! writer that commits what many sessions want in one transaction, readers beside it. The feature
+//! `postgres` gives `PostgresSessions`: a database that any number of servers share.
 //!
-//! # Copying the database
+//! # Copying a SQLite database
 //!
 //! While the server runs, recent commits stand in `state.db-wal`, so that a plain copy of
 //! `state.db` is incomplete. `sqlite3 state.db ".backup copy.db"` or
@@ -20,6 +21,9 @@ mod statements;
 mod changes;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod connection;
+#[cfg(all(test, any(feature = "postgres", feature = "sqlite")))]
+#[allow(clippy::unwrap_used, reason = "a failure here is a failed test")]
+mod frozen;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod migrations;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]

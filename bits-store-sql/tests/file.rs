@@ -122,6 +122,36 @@ async fn a_newer_schema_is_refused_by_both_versions() {
     }
 }
 
+/// A newer program has added to the schema, and this one goes on with what was under way: until the
+/// file says that it may not.
+#[tokio::test]
+async fn a_newer_schema_that_only_adds_is_worked_with() {
+    let (_folder, path) = in_folder();
+    let newest = SqliteSessions::migrate(&path).await.unwrap();
+    let store = open(&path).await;
+    let session = begun(&store, &new_session()).await;
+    execute(
+        &path,
+        "ALTER TABLE session ADD COLUMN next TEXT; CREATE INDEX session_next ON session (next); \
+         UPDATE _sqlx_migrations SET version = 77 WHERE version = 1",
+    )
+    .await;
+    let session = live(store.commit(&session, &advance(5, &[], true)).await);
+    store.close().await;
+    for options in [CLOSED, Options::default()] {
+        let again = SqliteSessions::open(&path, options).await.unwrap();
+        assert_eq!(load_live(&again, session.id).await, session);
+        again.close().await;
+    }
+    let again = open(&path).await;
+    let session = live(again.commit(&session, &advance(6, &[], true)).await);
+    assert!(matches!(again.commit(&session, &Transition::End(Ending::Closed)).await, Ok(Commit::Ended(_))));
+    again.close().await;
+    execute(&path, "PRAGMA user_version = 77").await;
+    let error = refused(&path, CLOSED).await;
+    assert!(matches!(error, OpenError::TooNew { found: 77, supported, .. } if supported == newest), "{error}");
+}
+
 /// The counts that quotas go by are made from what an older version left.
 #[tokio::test]
 async fn unfinished_bytes_are_counted_by_the_migration() {

@@ -57,6 +57,8 @@ fn spelt(key: &Key, defaults: &toml::Table) -> String {
         Some(Value::Array(_)) if key.default.is_empty() => "[]".to_owned(),
         Some(Value::Array(_)) => format!("[{}]", key.default.split(',').map(quoted).collect::<Vec<_>>().join(", ")),
         Some(Value::Table(_)) => "{}".to_owned(),
+        // What it is by default hangs on another key.
+        Some(value @ Value::Boolean(_)) if key.default.is_empty() => value.to_string(),
         Some(Value::Integer(_) | Value::Boolean(_)) => key.default.to_owned(),
         _ => quoted(key.default),
     }

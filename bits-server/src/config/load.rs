@@ -108,14 +108,16 @@ fn resolve(layers: &Layers, path: Option<&Path>, data_dir: Option<PathBuf>, prob
 }
 
 fn state(mut state: StateConfig, base: &Path, data_dir: &Path) -> StateConfig {
-    let StateUrl::Sqlite(path) = &mut state.url;
-    *path = if path.as_os_str().is_empty() { data_dir.join("state.db") } else { base.join(&*path) };
+    state.migrate.get_or_insert(matches!(state.url, StateUrl::Sqlite(_)));
+    if let StateUrl::Sqlite(path) = &mut state.url {
+        *path = if path.as_os_str().is_empty() { data_dir.join("state.db") } else { base.join(&*path) };
+    }
     state
 }
 
 /// SQLite writes beside its database, so that the process may write to that folder.
 fn check_database(state: &StateConfig, confine: bool, layers: &Layers, problems: &mut Problems) {
-    let StateUrl::Sqlite(path) = &state.url;
+    let StateUrl::Sqlite(path) = &state.url else { return };
     if confine && path.parent().is_some_and(|folder| folder == Path::new("/")) {
         let message = "lies in the folder \"/\", to all of which the process would have to be let in; give it a folder of its own, or write confine = false";
         problems.add(layers.table::<StateConfig>().location("url"), "state.url", message);

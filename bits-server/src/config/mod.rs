@@ -39,7 +39,7 @@ pub use negotiate::NtlmDomain;
 pub use notification::{NotificationType, NotificationUrl, PublicUrl};
 pub use object::{ObjectUrl, StorageOptions};
 pub use secret::Secret;
-pub use setting::{ClientCertificate, HostName, StateUrl, StorageUrl, Sync, UrlPath};
+pub use setting::{ClientCertificate, HostName, PostgresUrl, StateUrl, StorageUrl, Sync, UrlPath};
 pub use units::{Mode, Size, parse_duration};
 pub use webhooks::WebhookUrl;
 
@@ -148,10 +148,11 @@ section! {
     /// `[state]`: where sessions are kept.
     pub struct StateConfig in "state";
     now {
-        /// The database: `sqlite:` is `data_dir/state.db`, or `sqlite:PATH`.
+        /// The database: `sqlite:` is `data_dir/state.db`, or `sqlite:PATH`, or
+        /// `postgres://USER:PASSWORD@HOST/DATABASE`. A password in it is hidden as a secret is.
         url: StateUrl = "sqlite:";
-        /// Whether `serve` brings an old database up to date.
-        migrate: bool = "true";
+        /// Whether `serve` brings an old database up to date; by default with SQLite, not with PostgreSQL.
+        migrate: Option<bool> = "";
     }
 }
 

@@ -7,8 +7,10 @@ use std::time::Duration;
 use bits_core::{InvalidPath, PublishAt, StorageKey, StoreAs};
 use http::StatusCode;
 use ipnet::IpNet;
+use reqwest::Url;
 
 use super::object::ObjectUrl;
+use super::secret::Secret;
 use super::units::{Mode, Size, check_size, parse_duration, parse_mode, parse_size, show_mode, show_size, show_time};
 
 /// The longest `BITS-Host-Id` that clients take.
@@ -74,6 +76,53 @@ pub(super) trait Setting: Sized + PartialEq {
 pub enum StateUrl {
     /// A SQLite database in this file.
     Sqlite(PathBuf),
+    /// A PostgreSQL database.
+    Postgres(PostgresUrl),
+}
+
+/// The URL of a PostgreSQL database, which may hold a password.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PostgresUrl(Secret);
+
+impl PostgresUrl {
+    /// The URL with its password: for connecting, never for a message.
+    pub fn expose(&self) -> &str {
+        self.0.expose()
+    }
+
+    /// The files that its parameters name: certificates and a key.
+    pub fn files(&self) -> Vec<PathBuf> {
+        let Ok(url) = Url::parse(self.expose()) else { return Vec::new() };
+        let names = ["sslrootcert", "ssl-root-cert", "ssl-ca", "sslcert", "ssl-cert", "sslkey", "ssl-key"];
+        let named = url.query_pairs().filter(|(name, _)| names.contains(&name.as_ref()));
+        named.map(|(_, path)| PathBuf::from(path.into_owned())).collect()
+    }
+
+    fn read(raw: &Raw) -> Result<Self, String> {
+        if !cfg!(feature = "postgres") {
+            return Err(
+                "this program was built without PostgreSQL (feature `postgres`); write \"sqlite:PATH\"".to_owned()
+            );
+        }
+        let secret = Secret::read(raw)?;
+        let url = Url::parse(secret.expose()).ok().filter(|url| url.has_host() || url.query().is_some());
+        let advice =
+            "is no URL; write \"postgres://USER:PASSWORD@HOST/DATABASE\", with %XX for what is special in them";
+        url.map(|_| Self(secret)).ok_or_else(|| advice.to_owned())
+    }
+
+    /// The URL without its password and parameters, among which there may be another.
+    fn shown(&self) -> String {
+        let Ok(mut url) = Url::parse(self.expose()) else { return String::new() };
+        if url.password().is_some() {
+            // It has a host to have a password for.
+            let _ = url.set_password(Some("hidden"));
+        }
+        if url.query().is_some() {
+            url.set_query(Some("hidden"));
+        }
+        url.to_string()
+    }
 }
 
 /// Which storage holds the bytes.
@@ -284,22 +333,22 @@ impl Setting for StateUrl {
     const SECRET: bool = true;
 
     fn read(raw: &Raw) -> Result<Self, String> {
-        let text = raw.text("\"sqlite:\" or \"sqlite:PATH\"")?;
+        let text = raw.text("\"sqlite:PATH\" or \"postgres://…\"")?;
         match text.split_once(':') {
             Some(("sqlite", ":memory:")) => {
                 Err("a database in memory would forget every upload; write \"sqlite:PATH\"".to_owned())
             }
             Some(("sqlite", path)) => url_path(path, "sqlite").map(Self::Sqlite),
-            Some(("postgres" | "postgresql", _)) => {
-                Err("PostgreSQL is not supported yet; write \"sqlite:\" or \"sqlite:PATH\"".to_owned())
-            }
-            _ => Err("names no known database; write \"sqlite:\" or \"sqlite:PATH\"".to_owned()),
+            Some(("postgres" | "postgresql", _)) => PostgresUrl::read(raw).map(Self::Postgres),
+            _ => Err("names no known database; write \"sqlite:PATH\" or \"postgres://…\"".to_owned()),
         }
     }
 
     fn show(&self) -> String {
-        let Self::Sqlite(path) = self;
-        quoted(&format!("sqlite:{}", path.display()))
+        quoted(&match self {
+            Self::Sqlite(path) => format!("sqlite:{}", path.display()),
+            Self::Postgres(url) => url.shown(),
+        })
     }
 }
 

@@ -224,12 +224,8 @@ const MISTAKES: &[(&str, &str)] = &[
     ("[state]\nmigrate = 1", "bits.toml:2: state.migrate: found a number; write true or false"),
     ("[state]\nmigrate = \"yes\"", "bits.toml:2: state.migrate: \"yes\" is neither true nor false; write one of them"),
     (
-        "[state]\nurl = \"postgres://user:secret@host/db\"",
-        "bits.toml:2: state.url: PostgreSQL is not supported yet; write \"sqlite:\" or \"sqlite:PATH\"",
-    ),
-    (
         "[state]\nurl = \"mysql://user:secret@host/db\"",
-        "bits.toml:2: state.url: names no known database; write \"sqlite:\" or \"sqlite:PATH\"",
+        "bits.toml:2: state.url: names no known database; write \"sqlite:PATH\" or \"postgres://…\"",
     ),
     (
         "[state]\nurl = \"sqlite::memory:\"",
@@ -572,7 +568,7 @@ fn the_environment_stands_over_the_file_and_flags_over_both() {
     assert_eq!(config.limits.connections, None);
     assert_eq!(config.limits.idle_timeout, Duration::from_secs(7));
     assert_eq!(config.shutdown_grace, Duration::from_secs(1));
-    assert!(!config.state.migrate);
+    assert_eq!(config.state.migrate, Some(false));
     assert_eq!(config.storage.reserve_free, Size(4096));
 
     let flags = Overrides { listen: vec![":0".to_owned()], data_dir: Some("here".into()) };
@@ -909,7 +905,7 @@ fn only_secrets_can_stand_in_files() {
 
 #[test]
 fn a_password_in_a_url_is_in_no_message() {
-    for url in ["postgres://u:planted@h/db", "sqlite://u:planted@h/db", "mysql://u:planted@h/db", "planted"] {
+    for url in ["postgres://u:plan?planted@h/db", "sqlite://u:planted@h/db", "mysql://u:planted@h/db", "planted"] {
         let message = load(&format!("[state]\nurl = \"{url}\"\n")).unwrap_err();
         assert!(!message.contains("planted"), "{message}");
         let message = load_env(&[("BITS__STATE__URL", url)]).unwrap_err();
@@ -970,5 +966,30 @@ fn server_applications() {
     for wrong in ["files.example", "https://files.example/path", "https://a@b", "ftp://files.example", "https://"] {
         let error = load(&format!("public_url = \"{wrong}\"")).unwrap_err();
         assert!(error.contains("is no scheme and host alone"), "{error}");
+    }
+}
+
+#[cfg(feature = "postgres")]
+#[test]
+fn a_postgres_url_shows_no_password() {
+    let load = |url: &str| load_with(&format!("[state]\nurl = \"{url}\""), &[], Overrides::default());
+    for (url, shown) in [
+        ("postgres://jo:s3cret@db.example/bits", "postgres://jo:hidden@db.example/bits"),
+        ("postgresql://jo@db.example:6432/bits", "postgresql://jo@db.example:6432/bits"),
+        ("postgres://jo@db.example/bits?password=s3cret&sslmode=require", "postgres://jo@db.example/bits?hidden"),
+        ("postgres:///bits?host=/run/postgresql&password=s3cret", "postgres:///bits?hidden"),
+    ] {
+        let config = load(url).unwrap();
+        let StateUrl::Postgres(kept) = &config.state.url else { panic!("{url} is something else") };
+        assert_eq!((kept.expose(), config.state.migrate), (url, Some(false)));
+        let text = config.to_string();
+        assert!(text.contains(&format!("url = \"{shown}\"")), "{text}");
+        assert!(!text.contains("s3cret") && !format!("{config:?}").contains("s3cret"), "{text}");
+    }
+    for url in
+        ["postgres:", "postgres://jo:s3?cret@host/db", "postgres://jo:s3/cret@host/db", "postgres://jo:s3#cret@h/d"]
+    {
+        let message = load(url).unwrap_err().to_string();
+        assert!(message.contains("state.url: is no URL") && !message.contains("cret"), "{message}");
     }
 }

@@ -58,9 +58,11 @@ impl Allowed {
                 allowed.keep(root);
             }
         }
-        // SQLite keeps its log and its shared memory beside the database.
-        let StateUrl::Sqlite(database) = &config.state.url;
-        allowed.keep(folder_of(database));
+        match &config.state.url {
+            // SQLite keeps its log and its shared memory beside the database.
+            StateUrl::Sqlite(database) => allowed.keep(folder_of(database)),
+            StateUrl::Postgres(url) => url.files().iter().for_each(|file| allowed.read_file(file)),
+        }
         if let Source::File(file) = &config.source {
             allowed.read_file(file);
         }

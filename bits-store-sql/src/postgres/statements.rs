@@ -186,6 +186,21 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn older_versions_statements_still_run() {
+        let mut connection = connect().await;
+        for (name, sql) in crate::frozen::versions("postgres").flatten() {
+            assert!(!plan(&mut connection, &name, &sql).await.is_empty(), "{name}");
+        }
+        connection.close().await.unwrap();
+    }
+
+    #[test]
+    #[ignore = "writes the file of this version's statements"]
+    fn freeze() {
+        crate::frozen::freeze("postgres", &SQL);
+    }
+
+    #[tokio::test]
     async fn listings_use_the_index_of_their_filter() {
         let mut connection = connect().await;
         let none = ListBy {

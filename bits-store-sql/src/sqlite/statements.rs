@@ -153,6 +153,22 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn older_versions_statements_still_run() {
+        let (_folder, mut connection) = connect().await;
+        for (name, sql) in crate::frozen::versions("sqlite").flatten() {
+            let explain = sqlx::AssertSqlSafe(format!("EXPLAIN {sql}"));
+            let result = sqlx::query(explain).fetch_all(&mut connection).await;
+            assert!(result.is_ok(), "{name}: {result:?}");
+        }
+    }
+
+    #[test]
+    #[ignore = "writes the file of this version's statements"]
+    fn freeze() {
+        crate::frozen::freeze("sqlite", &SQL);
+    }
+
+    #[tokio::test]
     async fn every_listing_uses_an_index() {
         let (_folder, mut connection) = connect().await;
         for by in listings() {

@@ -6,7 +6,11 @@ use serde_json::Value;
 use crate::shell::{self, Result, cargo};
 
 /// Sets beyond none, the default ones, each one alone and all together.
-const SETS: &[(&str, &str)] = &[("bits-server", "default,negotiate"), ("bits-server", "default,s3,gcs,azure")];
+const SETS: &[(&str, &str)] = &[
+    ("bits-server", "default,negotiate"),
+    ("bits-server", "default,s3,gcs,azure"),
+    ("bits-server", "default,postgres"),
+];
 
 pub(crate) fn check() -> Result<()> {
     for package in packages()? {
