@@ -17,7 +17,7 @@ use crate::{
     cache::Cache,
     directories::{Directories, Route},
     faults::fault,
-    maintain::Watch,
+    maintain::{Sweep, Watch},
     notify::Notifier,
     publish::Jobs,
     queue::Queues,
@@ -85,6 +85,8 @@ pub(crate) struct Inner {
     /// Cuts off every body.
     pub(crate) stop: CancellationToken,
     events: Arc<dyn Fn(&SessionEvent) + Send + Sync>,
+    /// Told of sweeps; none where one failed.
+    pub(crate) sweeps: Arc<dyn Fn(Option<Sweep>, Duration) + Send + Sync>,
 }
 
 /// Puts an engine together.
@@ -95,6 +97,7 @@ pub struct EngineBuilder {
     notifier: Option<Arc<dyn Notifier>>,
     limits: Limits,
     events: Arc<dyn Fn(&SessionEvent) + Send + Sync>,
+    sweeps: Arc<dyn Fn(Option<Sweep>, Duration) + Send + Sync>,
 }
 
 impl EngineBuilder {
@@ -126,6 +129,14 @@ impl EngineBuilder {
         self
     }
 
+    /// Calls `observer` after every sweep of [`Engine::maintain`] with what came of it, none where
+    /// a store failed, and how long it took. It must not block.
+    #[must_use]
+    pub fn on_sweep(mut self, observer: impl Fn(Option<Sweep>, Duration) + Send + Sync + 'static) -> Self {
+        self.sweeps = Arc::new(observer);
+        self
+    }
+
     /// The engine; an error where a directory needs what was not added.
     pub fn build(self) -> Result<Engine, Incomplete> {
         let inner = Inner {
@@ -144,6 +155,7 @@ impl EngineBuilder {
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
             events: self.events,
+            sweeps: self.sweeps,
         };
         inner.complete()
     }
@@ -205,6 +217,7 @@ impl Engine {
             tasks: old.tasks.clone(),
             stop: old.stop.clone(),
             events: old.events.clone(),
+            sweeps: old.sweeps.clone(),
         };
         inner.complete()
     }
@@ -218,6 +231,7 @@ impl Engine {
             notifier: None,
             limits: Limits::default(),
             events: Arc::new(|_| {}),
+            sweeps: Arc::new(|_, _| {}),
         }
     }
 

@@ -85,7 +85,10 @@ impl Engine {
             log(inner.finish_interrupted(&until).await);
             if swept.is_none_or(|swept| swept.elapsed() >= interval) {
                 *swept = Some(Instant::now());
-                log(inner.sweep_checked(trust, &until).await.map(report));
+                let began = Instant::now();
+                let done = inner.sweep_checked(trust, &until).await;
+                (inner.sweeps)(done.as_ref().ok().copied(), began.elapsed());
+                log(done.map(report));
                 log(inner.delete_orphans(|| until.is_over()).await.map(report_orphans));
             }
             log(inner.purge_checked(trust, &until).await);

@@ -13,10 +13,14 @@ pub(crate) fn run(config: &Config) -> Result<Vec<String>, Failure> {
     Authentication::open(config).map_err(Failure::Usage)?;
     stores::check(config).map_err(Failure::Usage)?;
     let mut warnings: Vec<String> = plain_listeners(config).collect();
-    for listener in &config.listeners {
-        if let Some((_, odd)) = start::open_tls(listener)? {
+    let admin = config.admin.listener();
+    let tables = config.listeners.iter().map(|one| (one, "listeners")).chain(admin.iter().map(|one| (one, "admin")));
+    for (listener, table) in tables {
+        if let Some((_, odd)) = start::open_tls(listener, table)? {
             warnings.extend(odd);
         }
+    }
+    for listener in &config.listeners {
         warnings.extend(optional_certificates(listener));
     }
     warnings.extend(unfinished_multiparts(config));

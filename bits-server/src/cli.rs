@@ -4,6 +4,7 @@
 
 use std::{io::Write, path::PathBuf, process::ExitCode, time::Duration};
 
+use bits_core::State;
 use clap::{Args, Parser, Subcommand};
 
 use crate::{
@@ -84,6 +85,9 @@ pub(crate) enum SessionsCommand {
         /// Only those whose destination starts with this path.
         #[arg(long, value_name = "P")]
         path: Option<String>,
+        /// Only those in this state: receiving, notifying, publishing or complete.
+        #[arg(long, value_name = "S", value_parser = parse_state)]
+        state: Option<State>,
         /// Print JSON.
         #[arg(long)]
         json: bool,
@@ -215,6 +219,11 @@ fn fail(message: &str, status: u8) -> ExitCode {
         eprintln!("bits-server: {line}");
     }
     ExitCode::from(status)
+}
+
+fn parse_state(text: &str) -> Result<State, String> {
+    let known = State::ALL.into_iter().find(|state| state.as_str() == text);
+    known.ok_or_else(|| "write receiving, notifying, publishing or complete".to_owned())
 }
 
 fn parse_time(text: &str) -> Result<Duration, String> {

@@ -23,6 +23,8 @@ mod forwarded;
 mod listener;
 #[cfg(all(feature = "fs", feature = "sqlite"))]
 mod log;
+#[cfg(all(feature = "fs", feature = "sqlite"))]
+mod measured;
 mod metrics;
 #[cfg(all(feature = "fs", feature = "sqlite"))]
 mod notifier;
@@ -50,6 +52,7 @@ mod tls;
 mod tracked;
 pub mod webhooks;
 
+pub use admin::{AdminListener, Console, History, Watch};
 pub use auth::Authentication;
 pub use connection::ConnectionLimits;
 pub use listener::UploadListener;

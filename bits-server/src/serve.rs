@@ -4,14 +4,11 @@ use std::{io, sync::Arc, time::Duration};
 
 use bits_engine::Engine;
 use ipnet::IpNet;
-use tokio::{
-    net::TcpListener,
-    sync::{mpsc, oneshot, watch},
-};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    admin,
+    admin::{self, AdminListener, Console},
     auth::Authentication,
     connection::ConnectionLimits,
     forwarded::TrustedProxies,
@@ -26,8 +23,8 @@ pub struct Listeners {
     pub uploads: Vec<UploadListener>,
     /// Whose PROXY headers and `X-Forwarded-*` headers are believed.
     pub trusted_proxies: Vec<IpNet>,
-    /// The listener for health, if there is one.
-    pub admin: Option<TcpListener>,
+    /// The listener for health and operators, if there is one.
+    pub admin: Option<AdminListener>,
 }
 
 /// How the server runs.
@@ -138,11 +135,17 @@ pub async fn run_changing(
     let (live, now) = watch::channel(Arc::new(settings));
     let now = Live(now);
     let mut maintained = maintain(&now.now(), &background, &maintenance);
+    let console = listeners.admin.as_ref().and_then(|admin| admin.console.as_ref());
+    let seen = console.map(Console::watch).cloned().unwrap_or_default();
     if let Some(listener) = listeners.admin {
-        background.spawn(admin::serve(listener, engine.clone(), stopping.clone(), maintenance.clone()));
+        if let Some(tls) = listener.tls.clone() {
+            background.spawn(tls.keep_fresh(maintenance.clone()));
+        }
+        let (live, end) = (now.clone(), maintenance.clone());
+        background.spawn(admin::serve(listener, live, proxies.clone(), stopping.clone(), end));
     }
     let shared = Shared {
-        service: Service::new(now.clone(), proxies.clone()),
+        service: Service::new(now.clone(), proxies.clone(), seen),
         proxies: proxies.clone(),
         rooms: Rooms::default(),
         stopping,

@@ -1,11 +1,15 @@
 //! One request: BITS packets go to the engine, everything else is told that it is in the wrong place.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    net::IpAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
 };
 
-use bits_core::{Ack, BodyError, Form, PacketType, Refusal, header};
+use bits_core::{Ack, BodyError, ContentRange, Form, PacketType, Refusal, header};
 use bits_engine::{Body, Caller, Fate};
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -15,6 +19,7 @@ use hyper::body::{Body as _, Incoming};
 use tracing::Instrument;
 
 use crate::{
+    admin::Watch,
     auth::{Denial, Proof},
     connection::ConnectionLimits,
     download::{self, AnswerBody},
@@ -30,12 +35,13 @@ use crate::{
 pub(crate) struct Service {
     live: Live,
     proxies: TrustedProxies,
+    watch: Watch,
     numbers: Arc<AtomicU64>,
 }
 
 impl Service {
-    pub(crate) fn new(live: Live, proxies: TrustedProxies) -> Self {
-        Self { live, proxies, numbers: Arc::default() }
+    pub(crate) fn new(live: Live, proxies: TrustedProxies, watch: Watch) -> Self {
+        Self { live, proxies, watch, numbers: Arc::default() }
     }
 
     /// How connections are served now.
@@ -51,13 +57,14 @@ impl Service {
         }
         let number = self.numbers.fetch_add(1, Ordering::Relaxed);
         let span = tracing::info_span!("request", id = number, address = %peer.address);
-        let body = stream(&head, body);
+        let timing = Timing::start(self.watch.clone());
+        let body = stream(&head, body, Some(&timing));
         // One request goes by one configuration.
         let settings = self.live.now();
         let answering = async {
             match settings.identify(&head, &peer).await {
-                Ok(proof) => settings.answer_known(&head, body, &peer, proof).await,
-                Err(denial) => Some(settings.deny(&head, body, denial).await.map(Either::Left)),
+                Ok(proof) => settings.answer_known(&head, body, &peer, proof, &timing).await,
+                Err(denial) => Some(settings.deny(&head, body, &peer, denial, &timing).await.map(Either::Left)),
             }
         };
         answering.instrument(span).await.ok_or(Hangup)
@@ -65,10 +72,17 @@ impl Service {
 }
 
 impl Settings {
-    async fn answer_known(&self, head: &Parts, body: Body, peer: &Peer, proof: Proof) -> Option<Response<AnswerBody>> {
+    async fn answer_known(
+        &self,
+        head: &Parts,
+        body: Body,
+        peer: &Peer,
+        proof: Proof,
+        timing: &Timing,
+    ) -> Option<Response<AnswerBody>> {
         let caller = Caller { principal: proof.principal.clone(), address: Some(peer.address), secure: peer.secure };
         let mut response = match Form::of(head) {
-            Some(_) => self.packet(head, caller, body).await?.map(Either::Left),
+            Some(_) => self.packet(head, caller, body, timing).await?.map(Either::Left),
             None if matches!(head.method, Method::GET | Method::HEAD) => self.download(head, &caller).await,
             None => no_packet(&head.method).map(Either::Left),
         };
@@ -92,22 +106,29 @@ impl Settings {
         response
     }
 
-    async fn packet(&self, head: &Parts, caller: Caller, body: Body) -> Option<Response<Full<Bytes>>> {
-        let fate = body.fate();
+    async fn packet(&self, head: &Parts, caller: Caller, body: Body, timing: &Timing) -> Option<Response<Full<Bytes>>> {
+        let (fate, address) = (body.fate(), caller.address);
         let Some(ack) = self.engine.handle(head, caller, body).await else {
             note_cut(&fate);
             return None;
         };
-        log(head, &ack);
+        note(head, &ack, address, timing);
         Some(ack.into_response().map(|()| Full::default()))
     }
 
     /// Refuses whoever is not known: a packet with an ack, anything else with a bare answer.
-    async fn deny(&self, head: &Parts, body: Body, denial: Denial) -> Response<Full<Bytes>> {
+    async fn deny(
+        &self,
+        head: &Parts,
+        body: Body,
+        peer: &Peer,
+        denial: Denial,
+        timing: &Timing,
+    ) -> Response<Full<Bytes>> {
         let ack = self.engine.refuse(head, denial.refusal.clone(), body).await;
         let is_packet = Form::of(head).is_some();
         if is_packet {
-            log(head, &ack);
+            note(head, &ack, Some(peer.address), timing);
         }
         let mut response = ack.into_response().map(|()| Full::default());
         if !is_packet {
@@ -126,6 +147,40 @@ impl Settings {
             None => Ok(Proof::anonymous()),
         }
     }
+}
+
+/// When a request began, and when the last byte of its body came.
+#[derive(Clone, Debug)]
+struct Timing {
+    /// What sees refusals.
+    watch: Watch,
+    start: Instant,
+    /// Microseconds after the start.
+    last_byte: Arc<AtomicU64>,
+}
+
+impl Timing {
+    fn start(watch: Watch) -> Self {
+        Self { watch, start: Instant::now(), last_byte: Arc::default() }
+    }
+
+    fn byte_came(&self) {
+        let micros = self.start.elapsed().as_micros();
+        self.last_byte.store(u64::try_from(micros).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// The whole time, and that since the last byte.
+    fn end(&self) -> (Duration, Duration) {
+        let took = self.start.elapsed();
+        (took, took.saturating_sub(Duration::from_micros(self.last_byte.load(Ordering::Relaxed))))
+    }
+}
+
+/// Bytes of a fragment before `next`, which its ack says are held.
+fn confirmed(head: &Parts, next: u64) -> u64 {
+    let range = head.headers.get(http_header::CONTENT_RANGE).and_then(|value| value.to_str().ok());
+    let range = range.and_then(|text| text.parse::<ContentRange>().ok());
+    range.map_or(0, |range| range.end().min(next).saturating_sub(range.start()))
 }
 
 /// The body broke off or was cut off: the connection is closed without an answer.
@@ -149,7 +204,7 @@ pub(crate) fn overloaded() -> Response<Full<Bytes>> {
 /// the answer.
 pub(crate) async fn drop_body(request: Request<Incoming>) {
     let (head, body) = request.into_parts();
-    stream(&head, body).drop_unread().await;
+    stream(&head, body, None).drop_unread().await;
 }
 
 /// Proxies (Caddy, whatever is written in Go) drop `Content-Length: 0` of methods that they do not know. By HTTP's own
@@ -160,13 +215,15 @@ fn say_empty(headers: &mut HeaderMap) {
     }
 }
 
-fn stream(head: &Parts, body: Incoming) -> Body {
+fn stream(head: &Parts, body: Incoming, timing: Option<&Timing>) -> Body {
+    let timing = timing.cloned();
     let awaits = head
         .headers
         .get(http_header::EXPECT)
         .is_some_and(|expect| expect.as_bytes().eq_ignore_ascii_case(b"100-continue"));
-    let chunks = BodyDataStream::new(body).map(|chunk| match chunk {
+    let chunks = BodyDataStream::new(body).map(move |chunk| match chunk {
         Ok(chunk) => {
+            timing.iter().for_each(Timing::byte_came);
             metrics::received(chunk.len());
             Ok(chunk)
         }
@@ -190,10 +247,22 @@ fn note_cut(fate: &Fate) {
     }
 }
 
+/// Counts and logs a packet that was answered.
+fn note(head: &Parts, ack: &Ack, address: Option<IpAddr>, timing: &Timing) {
+    log(head, ack);
+    let (took, after_last_byte) = timing.end();
+    metrics::packet(packet_name(head), ack, took, after_last_byte);
+    if let (None, Some(next)) = (&ack.refusal, ack.next_offset()) {
+        metrics::acknowledged(confirmed(head, next));
+    }
+    if let (Some(refusal), Some(address)) = (&ack.refusal, address) {
+        timing.watch.refused(refusal, head.uri.path(), address);
+    }
+}
+
 /// One line per packet; what the client sent is escaped, so that it cannot forge another.
 fn log(head: &Parts, ack: &Ack) {
     let packet = packet_name(head);
-    metrics::packet(packet, ack);
     let path = head.uri.path().escape_default();
     let status = ack.status().as_u16();
     let session = ack.session.map(|id| id.to_string()).unwrap_or_default();

@@ -4,11 +4,12 @@ use std::{fmt::Write, time::Duration};
 
 use bits_core::{
     Commit, Ending, Filter, Found, Outbox, Principal, Session, SessionEvent, SessionEventKind, SessionId, SessionStore,
-    SessionStoreError, State, Timestamp, Tombstone, Transition,
+    SessionStoreError, State, Timestamp, Transition,
 };
 use serde_json::{Value, json};
 
 use crate::{
+    admin::describe,
     audit,
     cli::{Failure, SessionsCommand},
     config::{Config, WebhookConfig},
@@ -33,10 +34,10 @@ async fn dispatch(
     command: SessionsCommand,
 ) -> Result<String, Failure> {
     match command {
-        SessionsCommand::List { idle, user, path, json } => {
+        SessionsCommand::List { idle, user, path, state, json } => {
             let principal = user.as_deref().map(Principal::named);
             let path_prefix = path.map(|path| as_kept(config, path));
-            let filter = Filter { idle, principal, path_prefix, limit: PAGE, ..Filter::default() };
+            let filter = Filter { idle, principal, path_prefix, state, limit: PAGE, ..Filter::default() };
             list(store, filter, json).await
         }
         SessionsCommand::Show { id, json } => show(store, outbox, &config.webhooks, parse(&id)?, json).await,
@@ -94,7 +95,7 @@ async fn list(store: &dyn SessionStore, mut filter: Filter, json: bool) -> Resul
         sessions.extend(page);
     }
     if json {
-        return Ok(pretty(&Value::Array(sessions.iter().map(|session| describe(session, now)).collect())));
+        return Ok(pretty(&Value::Array(sessions.iter().map(|session| describe::session(session, now)).collect())));
     }
     let mut text =
         format!("{:38} {:10} {:>25} {:>8}  {:16} {}\n", "SESSION", "STATE", "BYTES", "IDLE", "USER", "DESTINATION");
@@ -130,8 +131,8 @@ async fn show(
 ) -> Result<String, Failure> {
     let now = store.now().await?;
     let mut value = match store.load(id).await? {
-        Some(Found::Live(session)) => describe(&session, now),
-        Some(Found::Ended(tombstone)) => describe_ended(&tombstone),
+        Some(Found::Live(session)) => describe::session(&session, now),
+        Some(Found::Ended(tombstone)) => describe::tombstone(&tombstone),
         None => return Err(unknown(id)),
     };
     for webhook in webhooks {
@@ -211,39 +212,6 @@ fn report(json: bool, outcome: &str, session: &Session) -> String {
     format!("{}: {outcome}", session.id)
 }
 
-fn describe(session: &Session, now: Timestamp) -> Value {
-    json!({
-        "session": session.id.to_string(),
-        "state": session.state.as_str(),
-        "destination": session.destination.as_str(),
-        "user": session.principal.as_str(),
-        "address": session.address,
-        "directory": session.directory,
-        "key": session.key.as_str(),
-        "received": session.received,
-        "total": session.total,
-        "synced": session.synced,
-        "epoch": session.epoch,
-        "created_at": time(session.created_at),
-        "progressed_at": time(session.progressed_at),
-        "expires_at": time(session.expires_at()),
-        "idle_seconds": now.since(session.progressed_at).as_secs(),
-        "retry_at": session.retry_at.map(time),
-    })
-}
-
-fn describe_ended(tombstone: &Tombstone) -> Value {
-    json!({
-        "session": tombstone.id.to_string(),
-        "state": tombstone.ending.as_str(),
-        "destination": tombstone.destination.as_str(),
-        "user": tombstone.principal.as_str(),
-        "published_bytes": tombstone.published,
-        "ended_at": time(tombstone.ended_at),
-        "kept_until": time(tombstone.keep_until),
-    })
-}
-
 /// With or without braces, which shells make awkward.
 fn parse(text: &str) -> Result<SessionId, Failure> {
     let braced = format!("{{{}}}", text.trim().trim_start_matches('{').trim_end_matches('}'));
@@ -252,10 +220,6 @@ fn parse(text: &str) -> Result<SessionId, Failure> {
 
 fn unknown(id: SessionId) -> Failure {
     Failure::Failed(format!("there is no session {id}; `bits-server sessions list` shows those there are"))
-}
-
-fn time(timestamp: Timestamp) -> String {
-    jiff::Timestamp::from_millisecond(timestamp.as_millis()).map(|time| time.to_string()).unwrap_or_default()
 }
 
 fn short(duration: Duration) -> String {

@@ -12,6 +12,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use crate::{
+    admin::{AdminListener, Console, History, Watch},
     audit,
     auth::Authentication,
     check,
@@ -19,6 +20,7 @@ use crate::{
     config::{ClientCertificate, Config, ListenerConfig, Source, WebhookConfig},
     connection::ConnectionLimits,
     listener::UploadListener,
+    measured::Measured,
     metrics,
     notifier::HttpNotifier,
     reload::{Beginning, Reloader},
@@ -42,7 +44,7 @@ pub(crate) async fn serve(config: Config, beginning: Beginning) -> Result<(), Fa
     let mut signals = Signals::new()?;
     // Taken from now on: unheard, it would end the process.
     let hangups = listen(SignalKind::hangup())?;
-    let listeners = bind(&config).await?;
+    let mut listeners = bind(&config).await?;
     let addresses = addresses(&listeners.uploads);
     let stores = tokio::select! {
         opened = stores::open(&config) => opened.map_err(Failure::Failed)?,
@@ -52,12 +54,18 @@ pub(crate) async fn serve(config: Config, beginning: Beginning) -> Result<(), Fa
         }
     };
     let wake = Wake::default();
+    let watch = Watch::default();
     let notifier = notifier(&config, None).map_err(Failure::Failed)?;
-    let engine = engine(&config, &stores, notifier.clone(), wake.clone())?;
+    let engine = engine(&config, &stores, notifier.clone(), wake.clone(), watch.clone())?;
+    let history = stores.history(&config);
     let webhooks = config.webhooks.iter().filter_map(WebhookConfig::webhook).collect();
     let webhooks = Webhooks::new(webhooks, stores.outbox(), &wake).map_err(Failure::Failed)?;
+    let webhooks = webhooks.sparing(history.iter().map(|_| History::subscriber().name));
+    if let Some(admin) = &mut listeners.admin {
+        admin.console = Some(Console::new(engine.clone(), stores.sessions(), history, watch));
+    }
     check::plain_listeners(&config).for_each(|warning| tracing::warn!("{warning}"));
-    greet(&config, &addresses, listeners.admin.as_ref());
+    greet(&config, &addresses, listeners.admin.as_ref().map(|admin| &admin.socket));
     #[cfg(feature = "faults")]
     crate::probe::probe().await;
 
@@ -129,8 +137,11 @@ async fn bind(config: &Config) -> Result<Listeners, Failure> {
     for listener in &config.listeners {
         uploads.push(upload_listener(listener, &mut sockets).await?);
     }
-    let admin = match config.admin.listen {
-        Some(address) => Some(bind_one(address, "admin.listen", &mut sockets).await?),
+    let admin = match config.admin.listener() {
+        Some(listener) => {
+            let socket = bind_one(listener.address, "admin.listen", &mut sockets).await?;
+            Some(AdminListener { tls: tls(&listener, "admin")?, ..socket.into() })
+        }
         None => None,
     };
     sockets.warn_of_rest();
@@ -138,23 +149,26 @@ async fn bind(config: &Config) -> Result<Listeners, Failure> {
 }
 
 async fn upload_listener(config: &ListenerConfig, sockets: &mut systemd::Sockets) -> Result<UploadListener, Failure> {
-    let tls = open_tls(config)?.map(|(tls, warnings)| {
-        warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
-        Arc::new(tls)
-    });
     Ok(UploadListener {
-        tls,
+        tls: tls(config, "listeners")?,
         proxy_protocol: config.proxy_protocol,
         plain_passwords: config.allow_plain_basic,
         socket: bind_one(config.address, "listeners.address", sockets).await?,
     })
 }
 
+fn tls(config: &ListenerConfig, table: &str) -> Result<Option<Arc<Tls>>, Failure> {
+    Ok(open_tls(config, table)?.map(|(tls, warnings)| {
+        warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+        Arc::new(tls)
+    }))
+}
+
 /// The listener's TLS with what is odd about its files; none where it is plain.
-pub(crate) fn open_tls(config: &ListenerConfig) -> Result<Option<(Tls, Vec<String>)>, Failure> {
+pub(crate) fn open_tls(config: &ListenerConfig, table: &str) -> Result<Option<(Tls, Vec<String>)>, Failure> {
     let Some(files) = tls_files(config) else { return Ok(None) };
     let opened = Tls::open(files);
-    opened.map(Some).map_err(|error| Failure::Usage(format!("listeners: {}: {error}", config.address)))
+    opened.map(Some).map_err(|error| Failure::Usage(format!("{table}: {}: {error}", config.address)))
 }
 
 /// What the listener's TLS is made from; none where it is plain.
@@ -194,20 +208,24 @@ fn engine(
     stores: &stores::Stores,
     notifier: Option<Arc<dyn Notifier>>,
     wake: Wake,
+    watch: Watch,
 ) -> Result<Engine, Failure> {
     let directories = directories(config).map_err(Failure::Usage)?;
-    let mut builder = Engine::builder(stores.sessions(), directories);
+    let mut builder = Engine::builder(Arc::new(Measured(stores.sessions())), directories);
     for (name, store) in stores.uploads() {
-        builder = builder.storage(name, store);
+        builder = builder.storage(name, Arc::new(Measured(store)));
     }
     if let Some(notifier) = notifier {
         builder = builder.notifier(notifier);
     }
     builder
         .limits(limits(config))
+        .on_sweep(metrics::sweep)
         .on_event(move |event| {
             audit::log(event);
+            metrics::event(event);
             wake.on_event(event);
+            watch.on_event(event);
         })
         .build()
         .map_err(|error| Failure::Usage(error.to_string()))
@@ -231,7 +249,7 @@ pub(crate) fn notifier(
 ) -> Result<Option<Arc<dyn Notifier>>, String> {
     let wanted = config.directories.iter().any(|directory| directory.notification_type.0.is_some());
     match before {
-        None if wanted => Ok(Some(Arc::new(HttpNotifier::new()?))),
+        None if wanted => Ok(Some(Arc::new(Measured::<dyn Notifier>(Arc::new(HttpNotifier::new()?))))),
         before => Ok(before.cloned()),
     }
 }
@@ -272,7 +290,7 @@ fn greet(config: &Config, addresses: &[(&str, SocketAddr)], admin: Option<&TcpLi
         tracing::info!(%address, scheme, "listening for uploads");
     }
     if let Some(address) = admin.and_then(|admin| admin.local_addr().ok()) {
-        tracing::info!(%address, "listening for /healthz, /readyz and /metrics");
+        tracing::info!(%address, "listening for operators: health, metrics and the API");
     }
     if config.source == Source::Defaults
         && let Some((_, address)) = addresses.first()

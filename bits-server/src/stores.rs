@@ -6,6 +6,7 @@ use bits_core::{Outbox, SessionStore, Subscriber, UploadStore};
 use bits_store_fs::{DataLock, LocalStore, SyncAt};
 use bits_store_sql::SqliteSessions;
 
+use crate::admin::History;
 use crate::config::{Config, DirectoryConfig, ObjectUrl, PostgresUrl, StateUrl, StorageUrl, Sync, WebhookConfig};
 
 /// The name by which sessions know the storage of `[storage]`; where that is may change.
@@ -30,6 +31,11 @@ impl Stores {
     /// What webhooks are to be told.
     pub fn outbox(&self) -> Arc<dyn Outbox> {
         self.sessions.outbox()
+    }
+
+    /// Where the page's history is, if it is kept.
+    pub fn history(&self, config: &Config) -> Option<History> {
+        config.admin.remembers().then(|| History { outbox: self.outbox(), events: config.admin.history })
     }
 
     /// The upload stores by the names under which sessions know them.
@@ -215,7 +221,8 @@ impl Sessions {
 
 /// Opens the session database alone, whether a server runs or not.
 pub async fn open_sessions(config: &Config, migrate: bool) -> Result<Sessions, String> {
-    let subscribers = config.webhooks.iter().map(WebhookConfig::subscriber).collect();
+    let history = config.admin.remembers().then(History::subscriber);
+    let subscribers = config.webhooks.iter().map(WebhookConfig::subscriber).chain(history).collect();
     match &config.state.url {
         StateUrl::Sqlite(path) => {
             let options = bits_store_sql::Options { migrate, subscribers, ..bits_store_sql::Options::default() };

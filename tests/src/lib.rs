@@ -7,6 +7,7 @@
 mod application;
 mod authority;
 mod binary;
+mod browser;
 mod check;
 mod clock;
 mod fault_proxy;
@@ -31,6 +32,7 @@ mod wire;
 pub use application::{Application, Behaviour, Notification, Rest};
 pub use authority::{Authority, Identity, TlsClient};
 pub use binary::{application_binary, client_binary, debian_package, example, server_binary};
+pub use browser::Browser;
 pub use check::{
     assert_ack, assert_clean_log, assert_confined, assert_error, assert_invariants, assert_next, assert_ok,
     assert_staging_empty, list_files, pattern, wait_until,
@@ -50,5 +52,5 @@ pub use receiver::{Connection, Receiver, Reply, Request};
 pub use scenario_client::{Sent, Upload};
 pub use scenario_disk::{ImageDisk, ReadOnlyView, SmallDisk, require_root};
 pub use scenario_trace::{Answer, STRACE, answers};
-pub use server::{Server, ServerOptions};
+pub use server::{Server, ServerOptions, request};
 pub use transcript::play;

@@ -14,7 +14,7 @@ use std::{
 use rustix::process::{Pid, Signal, kill_process_group};
 use tempfile::TempDir;
 
-use crate::{Form, Raw, ports::Port, server_binary};
+use crate::{Form, Raw, Response, ports::Port, server_binary};
 
 /// How long a server may take to start or to end.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -182,6 +182,13 @@ impl Server {
         Ok(admin.try_receive()?.status)
     }
 
+    /// The answer to any request on the admin listener; `Host` is localhost unless `headers` say otherwise.
+    pub fn admin(&self, method: &str, target: &str, headers: &[(&str, &str)]) -> Response {
+        let mut admin = Raw::connect(self.admin_address());
+        admin.send(&request(method, target, headers));
+        admin.receive()
+    }
+
     /// Whether the process runs.
     pub fn is_running(&mut self) -> bool {
         self.child.as_mut().is_some_and(|child| child.try_wait().is_ok_and(|status| status.is_none()))
@@ -319,6 +326,13 @@ impl Server {
     fn log_file(&self) -> PathBuf {
         self.folder.path().join("server.log")
     }
+}
+
+/// A request without a body, after which the connection is closed.
+pub fn request(method: &str, target: &str, headers: &[(&str, &str)]) -> Vec<u8> {
+    let host = headers.iter().all(|(name, _)| *name != "Host").then_some(("Host", "localhost"));
+    let lines: String = host.iter().chain(headers).map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    format!("{method} {target} HTTP/1.1\r\n{lines}Connection: close\r\n\r\n").into_bytes()
 }
 
 impl Drop for Server {

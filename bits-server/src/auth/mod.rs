@@ -17,12 +17,12 @@ mod throttle;
 
 use std::{collections::HashMap, fmt, net::IpAddr, path::Path, sync::Arc, time::Duration};
 
-use bits_core::{Directory, Principal, Refusal};
+use bits_core::{Access, Directory, Principal, Refusal};
 use http::{HeaderName, HeaderValue, Response, header as http_header, request::Parts};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    config::{AuthScheme, CertificatePrincipal, Config, DirectoryConfig},
+    config::{Admin, AuthScheme, CertificatePrincipal, Config, DirectoryConfig},
     metrics,
     peer::Peer,
 };
@@ -34,6 +34,9 @@ use throttle::Throttle;
 /// How often files of users are looked at for changes.
 const REREAD_PERIOD: Duration = Duration::from_secs(2);
 
+/// What logs call the admin listener.
+const ADMIN: &str = "[admin]";
+
 /// How the callers of each directory prove who they are. Cheap to clone; all clones are one.
 ///
 /// The default asks nobody: all callers are anonymous, and see only directories that anyone may use.
@@ -42,10 +45,12 @@ pub struct Authentication {
     inner: Arc<Inner>,
 }
 
-#[derive(Default)]
 struct Inner {
     /// By `url_path`, as it is configured.
     directories: HashMap<String, Vec<Scheme>>,
+    admin: Vec<Scheme>,
+    /// Who may use the admin listener beyond health and metrics.
+    admin_access: Access,
     files: Vec<Arc<Users>>,
     throttle: Arc<Throttle>,
 }
@@ -71,6 +76,18 @@ impl<'a> Files<'a> {
         };
         self.opened.insert(path, users.clone());
         Ok(users)
+    }
+}
+
+impl Default for Inner {
+    fn default() -> Self {
+        Self {
+            directories: HashMap::new(),
+            admin: Vec::new(),
+            admin_access: Access::Anyone,
+            files: Vec::new(),
+            throttle: Arc::default(),
+        }
     }
 }
 
@@ -214,8 +231,10 @@ impl Authentication {
             let schemes = schemes(config, directory, &mut files)?;
             directories.insert(directory.url_path.as_str().to_owned(), schemes);
         }
+        let admin = admin_schemes(&config.admin, &mut files)?;
+        let admin_access = config.admin.access();
         let files = files.opened.into_values().collect();
-        Ok(Self { inner: Arc::new(Inner { directories, files, throttle }) })
+        Ok(Self { inner: Arc::new(Inner { directories, admin, admin_access, files, throttle }) })
     }
 
     /// Rereads files of users when they change, until `stop`.
@@ -244,6 +263,25 @@ impl Authentication {
         #[cfg(feature = "negotiate")]
         negotiate::forget_if_replaced(peer, head);
         let schemes = self.inner.directories.get(&directory.url_path).map_or(&[][..], Vec::as_slice);
+        self.identify_by(schemes, &directory.url_path, head, peer).await
+    }
+
+    /// Whether callers of the admin listener are asked who they are.
+    pub(crate) fn asks_admins(&self) -> bool {
+        !self.inner.admin.is_empty()
+    }
+
+    /// Who sends a request to the admin listener, if that caller may use it.
+    pub(crate) async fn identify_admin(&self, head: &Parts, peer: &Peer) -> Result<Proof, Denial> {
+        let proof = self.identify_by(&self.inner.admin, ADMIN, head, peer).await?;
+        match self.inner.admin_access.admits(&proof.principal) {
+            true => Ok(proof),
+            false => Err(refused(Refusal::AccessDenied)),
+        }
+    }
+
+    /// `place` is named in the log.
+    async fn identify_by(&self, schemes: &[Scheme], place: &str, head: &Parts, peer: &Peer) -> Result<Proof, Denial> {
         if schemes.is_empty() {
             return Ok(Proof::anonymous());
         }
@@ -260,11 +298,11 @@ impl Authentication {
                 }
                 Verdict::Wrong(user) => {
                     attempt.tally().count();
-                    log_failure(directory, user.as_ref());
+                    log_failure(place, user.as_ref());
                     break;
                 }
                 Verdict::WrongAndCounted(user) => {
-                    log_failure(directory, user.as_ref());
+                    log_failure(place, user.as_ref());
                     break;
                 }
                 Verdict::Locked => return Err(refused(Refusal::TooManyLogins)),
@@ -322,8 +360,20 @@ fn schemes<'a>(config: &Config, directory: &'a DirectoryConfig, files: &mut File
     Ok(schemes)
 }
 
-fn log_failure(directory: &Directory, user: Option<&Principal>) {
-    let directory = directory.url_path.as_str();
+fn admin_schemes<'a>(admin: &'a Admin, files: &mut Files<'a>) -> Result<Vec<Scheme>, String> {
+    let scheme = |scheme: &AuthScheme| match (scheme, &admin.htpasswd) {
+        (AuthScheme::Basic, Some(path)) => Ok(Scheme::Basic(Basic::new(files.users(path)?))),
+        (AuthScheme::Basic, None) => Err("admin.htpasswd: is missing".to_owned()),
+        (AuthScheme::Certificate, _) => Ok(Scheme::Certificate(admin.certificate_principal)),
+        (AuthScheme::Proxy, _) => Ok(Scheme::Proxy(admin.proxy_user_header.name().clone())),
+        (AuthScheme::Negotiate, _) => {
+            Err("admin.authentication: \"negotiate\" is not for the admin listener".to_owned())
+        }
+    };
+    admin.authentication.iter().map(scheme).collect()
+}
+
+fn log_failure(directory: &str, user: Option<&Principal>) {
     match user {
         Some(user) => tracing::info!(?directory, user = ?user.as_str(), "a login failed"),
         // Nobody's name may be somebody's password.

@@ -1,6 +1,6 @@
 //! Keys that say who may use a directory, and the rules between them.
 
-use bits_core::{StorageKey, UserPattern};
+use bits_core::{Access, StorageKey, UserPattern};
 use http::HeaderName;
 
 use super::error::Problems;
@@ -106,6 +106,15 @@ impl Setting for UserPattern {
 
     fn show(&self) -> String {
         quoted(self.as_str())
+    }
+}
+
+/// Who is let in where these are the ways to log in.
+pub(super) fn admitted(authentication: &[AuthScheme], allow_users: &[UserPattern]) -> Access {
+    match (authentication.is_empty(), allow_users.is_empty()) {
+        (true, _) => Access::Anyone,
+        (false, true) => Access::Authenticated,
+        (false, false) => Access::Users(allow_users.to_vec()),
     }
 }
 

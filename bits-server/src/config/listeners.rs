@@ -16,6 +16,14 @@ impl ListenerConfig {
         let files = [&self.certificate, &self.key, &self.client_ca, &self.client_crl];
         files.into_iter().flatten().map(PathBuf::as_path)
     }
+
+    /// Makes its paths start at `base`.
+    pub(super) fn resolve(&mut self, base: &Path) {
+        let paths = [&mut self.certificate, &mut self.key, &mut self.client_ca, &mut self.client_crl];
+        for path in paths.into_iter().flatten() {
+            *path = base.join(&*path);
+        }
+    }
 }
 
 /// Reads every `[[listeners]]`; paths start at `base`.
@@ -57,10 +65,7 @@ fn listener(table: &Table, base: &Path, problems: &mut Problems) -> ListenerConf
     if listener.certificate.is_none() {
         listener.key = None;
     }
-    let paths = [&mut listener.certificate, &mut listener.key, &mut listener.client_ca, &mut listener.client_crl];
-    for path in paths.into_iter().flatten() {
-        *path = base.join(&*path);
-    }
+    listener.resolve(base);
     for (name, message) in mistakes(&listener) {
         problems.add(table.location(name), format!("listeners.{name}"), message);
     }
@@ -68,7 +73,7 @@ fn listener(table: &Table, base: &Path, problems: &mut Problems) -> ListenerConf
 }
 
 /// The keys that do not go together, each with what to do.
-fn mistakes(listener: &ListenerConfig) -> Vec<(&'static str, &'static str)> {
+pub(super) fn mistakes(listener: &ListenerConfig) -> Vec<(&'static str, &'static str)> {
     let mut mistakes = Vec::new();
     let tls = listener.certificate.is_some();
     let asked = listener.client_certificate != ClientCertificate::None;

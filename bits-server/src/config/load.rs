@@ -10,12 +10,12 @@ use bits_core::StoreAs;
 use super::error::{Location, Problems};
 use super::keys::Section;
 use super::layers::{Layers, Table};
-use super::negotiate;
 use super::{
     Admin, Config, ConfigError, DirectoryConfig, Limits, ListenerConfig, Root, Size, Source, StateConfig, StateUrl,
     StorageConfig, StorageUrl, listeners, notification, object,
 };
 use super::{access, webhooks};
+use super::{admin, negotiate};
 
 /// Clients send no smaller fragments (section 2.2.6, note 10), so that a lower limit would refuse them for good.
 const SMALLEST_FRAGMENT: Size = Size(5 << 10);
@@ -77,7 +77,7 @@ fn unreadable(error: &std::io::Error) -> String {
 fn resolve(layers: &Layers, path: Option<&Path>, data_dir: Option<PathBuf>, problems: &mut Problems) -> Config {
     let base = path.and_then(Path::parent).unwrap_or(Path::new(""));
     let root = Root::read(layers.table::<Root>(), problems);
-    let admin = Admin::read(layers.table::<Admin>(), problems);
+    let admin = admin::read(layers.table::<Admin>(), base, &root, problems);
     check_listen(&root.listen, &admin, layers, problems);
     let listeners = listeners::read(layers, base, &root, &admin, problems);
     let data_dir = data_dir.unwrap_or_else(|| base.join(&root.data_dir));

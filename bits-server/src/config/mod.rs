@@ -4,6 +4,7 @@
 //! here opens a database or binds an address.
 
 mod access;
+mod admin;
 mod error;
 mod keys;
 mod layers;
@@ -136,11 +137,33 @@ section! {
 }
 
 section! {
-    /// `[admin]`: health and metrics, never on an upload listener.
+    /// `[admin]`: health, metrics, the page and its API, never on an upload listener.
     pub struct Admin in "admin";
     now {
-        /// The address of the admin listener; empty turns it off.
+        /// The address of the admin listener; empty turns it off. Beyond loopback it wants `authentication` for anything but `/healthz`, `/readyz` and `/metrics`.
         listen: Option<SocketAddr> = "127.0.0.1:8081";
+        /// The certificate and those that lead from it to a known one, in PEM; empty is plain HTTP/1.1. Reread when it changes.
+        certificate: Option<PathBuf> = "";
+        /// The certificate's private key in PEM. Reread when it changes.
+        key: Option<PathBuf> = "";
+        /// Authorities whose certificates clients may show. Reread when it changes.
+        client_ca: Option<PathBuf> = "";
+        /// What these authorities have revoked. Reread when it changes.
+        client_crl: Option<PathBuf> = "";
+        /// Whether clients are asked for a certificate: `none`, `optional` or `required`.
+        client_certificate: ClientCertificate = "none";
+        /// Ways to log in, in the order offered: `basic`, `certificate`, `proxy`; none: nobody is asked.
+        authentication: Vec<AuthScheme> = "";
+        /// The file of users and passwords for `basic`, with hashes by argon2id or bcrypt.
+        htpasswd: Option<PathBuf> = "";
+        /// What names the user of a certificate: `san`, its first user principal name, e-mail address or DNS name, or `subject`.
+        certificate_principal: CertificatePrincipal = "san";
+        /// The header in which one of `trusted_proxies` names the user.
+        proxy_user_header: UserHeader = "X-Remote-User";
+        /// Patterns of users who may see and cancel, with `*`; none: everyone who is logged in.
+        allow_users: Vec<UserPattern> = "";
+        /// How many events the page remembers, the newest of the last 30 days.
+        history: u32 = "10000";
     }
 }
 
@@ -336,10 +359,6 @@ impl DirectoryConfig {
     }
 
     fn access(&self) -> Access {
-        match (self.authentication.is_empty(), self.allow_users.is_empty()) {
-            (true, _) => Access::Anyone,
-            (false, true) => Access::Authenticated,
-            (false, false) => Access::Users(self.allow_users.clone()),
-        }
+        access::admitted(&self.authentication, &self.allow_users)
     }
 }

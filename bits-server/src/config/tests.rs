@@ -993,3 +993,33 @@ fn a_postgres_url_shows_no_password() {
         assert!(message.contains("state.url: is no URL") && !message.contains("cret"), "{message}");
     }
 }
+
+#[test]
+fn keys_of_the_admin_listener_go_together() {
+    let admin = |lines: &str| load(&format!("[admin]\n{lines}"));
+    for (lines, key, advice) in [
+        ("authentication = [\"basic\"]", "admin.authentication", "htpasswd"),
+        ("htpasswd = \"users\"", "admin.htpasswd", "no effect"),
+        ("authentication = [\"certificate\"]", "admin.authentication", "client_certificate"),
+        ("authentication = [\"proxy\"]", "admin.authentication", "trusted_proxies"),
+        ("allow_users = [\"jo\"]", "admin.allow_users", "authentication"),
+        ("certificate = \"cert.pem\"", "admin.key", "private key"),
+        ("key = \"key.pem\"", "admin.key", "certificate"),
+        ("client_ca = \"ca.pem\"", "admin.client_ca", "client_certificate"),
+        (
+            "listen = \"0.0.0.0:81\"\nauthentication = [\"basic\"]\nhtpasswd = \"users\"",
+            "admin.authentication",
+            "plain HTTP",
+        ),
+        ("authentication = [\"proxy\", \"proxy\"]", "admin.authentication", "twice"),
+    ] {
+        let message = admin(lines).unwrap_err();
+        assert!(message.contains(key) && message.contains(advice), "{lines}: {message}");
+    }
+    let config = admin(
+        "listen = \"0.0.0.0:81\"\nauthentication = [\"basic\", \"certificate\"]\nhtpasswd = \"users\"\n\
+         certificate = \"cert.pem\"\nkey = \"key.pem\"\nclient_ca = \"ca.pem\"\nclient_certificate = \"optional\"",
+    );
+    let listener = config.unwrap().admin.listener().unwrap();
+    assert!(listener.certificate.unwrap().is_absolute(), "paths start at the file's folder");
+}

@@ -76,7 +76,10 @@ impl Allowed {
             files.into_iter().flatten().for_each(|file| allowed.read_file(file));
         }
         config.directories.iter().filter_map(|one| one.htpasswd.as_ref()).for_each(|file| allowed.read_file(file));
-        config.listeners.iter().flat_map(ListenerConfig::files).for_each(|file| allowed.read_file(file));
+        let admin = config.admin.listener();
+        let listeners = config.listeners.iter().chain(&admin);
+        listeners.flat_map(ListenerConfig::files).for_each(|file| allowed.read_file(file));
+        config.admin.htpasswd.iter().for_each(|file| allowed.read_file(file));
         allowed.kerberos(config);
         allowed
     }

@@ -79,6 +79,13 @@ impl Webhooks {
         Ok(Self { outbox, workers, names })
     }
 
+    /// Keeps what the outbox holds for these others too.
+    #[must_use]
+    pub fn sparing(mut self, others: impl IntoIterator<Item = String>) -> Self {
+        self.names.extend(others);
+        self
+    }
+
     /// Sends what the outbox holds until `stop` is cancelled, and what is on its way has arrived or
     /// had some seconds to. What the outbox holds for others is forgotten.
     pub async fn run(self, stop: CancellationToken) {
