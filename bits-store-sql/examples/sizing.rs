@@ -31,7 +31,7 @@ const FILL: &str = "INSERT INTO session (id, principal, address, directory, dest
     '/upload/machines/' || i % 100000 || '/logs/' || i || '.zip', 'default', 'upload', \
     'upload/machines/' || i % 100000 || '/logs/' || i || '.zip', 'receiving', 0, 10485760, 1, 5242880, 0, \
     '7df0354d-249b-430f-820d-3d2a9bef4931', 0, now.ms - 1209600000 + i % 1209600000, now.ms, 1209600000, \
-    now.ms + 1000 + i % 1209600000 \
+    now.ms + 1000 + i * 241 % 1209600000 \
   FROM generate_series($1, $2) AS i, \
     (SELECT CAST(extract(epoch FROM statement_timestamp()) * 1000 AS BIGINT) AS ms) AS now";
 const SIZES: &str = "SELECT relname, relkind = 'i', pg_relation_size(oid) FROM pg_class \
