@@ -34,7 +34,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     // Quick to make: of what was built just now, and hardly compressed.
     let deb = dist::deb("dev", &["--no-strip", "--fast", "--compress-type", "gz", "--compress-system"])?;
     shell::run(
-        cargo(["test"])
+        cargo(["test", "--no-fail-fast"])
             .args(WORKSPACE)
             .args(&options.arguments)
             .env("BITS_SERVER_BIN", built.join("bits-server"))

@@ -135,7 +135,8 @@ pub(super) fn unknown_key(table: &str, name: &str) -> String {
 /// Says that an environment variable sets nothing, and which one may have been meant.
 pub(super) fn unknown_variable(name: &str) -> String {
     let all = keys().filter_map(Key::variable);
-    let nearest = all.min_by_key(|other| strsim::osa_distance(name, other)).unwrap_or_default();
+    let upper = name.to_ascii_uppercase();
+    let nearest = all.min_by_key(|other| strsim::osa_distance(&upper, other)).unwrap_or_default();
     format!("there is no such key; did you mean {nearest}?")
 }
 
