@@ -31,7 +31,16 @@ client_crl = '/etc/bits-server/revoked.pem'
 client_certificate = 'required'
 proxy_protocol = true
 [admin]
-listen = '127.0.0.1:9081'
+listen = '192.0.2.10:9081'
+certificate = '/etc/bits-server/admin-cert.pem'
+key = '/etc/bits-server/admin-key.pem'
+client_ca = '/etc/bits-server/admins.pem'
+client_crl = '/etc/bits-server/admins-revoked.pem'
+client_certificate = 'optional'
+authentication = ['certificate', 'basic']
+htpasswd = '/etc/bits-server/admins'
+allow_users = ['ops', '*@ops.example']
+history = 50000
 [state]
 url = 'sqlite:/var/lib/bits-server/state.db'
 migrate = false
