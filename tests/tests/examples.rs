@@ -48,7 +48,9 @@ fn another_program_takes_uploads() {
     let mut program = Command::new(example("bits-engine", "axum"));
     let mut running = program.arg("127.0.0.1:0").current_dir(folder.path()).stdout(Stdio::piped()).spawn().unwrap();
     let mut line = String::new();
-    BufReader::new(running.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    // Kept open: it says what happens to uploads there.
+    let mut output = BufReader::new(running.stdout.take().unwrap());
+    output.read_line(&mut line).unwrap();
     let _running = Program(running);
     let address = line.trim().rsplit(' ').next().unwrap().parse().unwrap();
     Upload::new(address, "/upload/file.bin", 2, 300_000).run(100_000).unwrap();
