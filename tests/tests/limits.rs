@@ -141,8 +141,10 @@ fn refusals_are_counted_by_reason() {
     for reason in ["path_not_found", "upload_too_large", "gap", "malformed"] {
         assert_eq!(refused(reason), 1.0, "{reason}");
     }
-    assert_eq!(server.metric("bits_packets_total{packet=\"Ping\"}"), 2.0);
-    assert_eq!(server.metric("bits_packets_total{packet=\"unknown\"}"), 1.0);
+    let packets = |labels: &str| server.metric(&format!("bits_packets_total{{{labels}}}"));
+    assert_eq!(packets("packet=\"Ping\",outcome=\"done\""), 1.0);
+    assert_eq!(packets("packet=\"Ping\",outcome=\"refused\""), 1.0);
+    assert_eq!(packets("packet=\"unknown\",outcome=\"refused\""), 1.0);
     assert_eq!(server.metric("bits_connections"), 1.0);
     assert!(upload_listener_has_no_metrics(server.raw()));
 }

@@ -191,11 +191,10 @@ fn no_secret_is_in_a_complaint() {
     tried.push((format!("[[webhooks]]\nurl = \"http://h/\"\nsecret = [\"{SECRET}\"]"), vec![], "webhooks.secret"));
     tried.push((format!("[state]\nurl = \"postgres://u:{SECRET}@h/db"), vec![], "no valid TOML"));
     for (name, value, key) in [
-        ("BITS__STATE__URL", format!("postgres://u:{SECRET}@h/db"), "state.url"),
+        ("BITS__STATE__URL", format!("postgres://u:{SECRET}?@h/db"), "state.url"),
         ("BITS__STATE__URL", format!("postgers://u:{SECRET}@h/db"), "state.url"),
         ("BITS__STATE__ULR", format!("postgres://u:{SECRET}@h/db"), "BITS__STATE__ULR"),
         ("BITS__STORAGE__URL", format!("s3://u:{SECRET}@h/bucket"), "storage.url"),
-        ("BITS__STORAGE__OPTIONS__SECRET_ACCESS_KEY", SECRET.to_owned(), "storage.options.secret_access_key"),
         ("BITS__WEBHOOKS__SECRET", SECRET.to_owned(), "webhooks.secret"),
     ] {
         tried.push((String::new(), vec![(name, value)], key));
@@ -212,5 +211,13 @@ fn no_secret_is_in_a_complaint() {
             assert_eq!(output.status.code(), Some(2), "{words:?} {key}: {text}");
             assert!(text.contains(key) && !text.contains(SECRET), "{words:?} {key}: {text}");
         }
+    }
+    for (name, value) in [
+        ("BITS__STATE__URL", format!("postgres://u:{SECRET}@h/db")),
+        ("BITS__STORAGE__OPTIONS__SECRET_ACCESS_KEY", SECRET.to_owned()),
+    ] {
+        let output = command(&server, &["check"]).env(name, value).output().unwrap();
+        let text = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+        assert!(output.status.success() && text.contains("hidden") && !text.contains(SECRET), "{name}: {text}");
     }
 }

@@ -206,16 +206,6 @@ fn an_unknown_key() {
 }
 
 #[test]
-fn keys_of_features_that_are_not_there_yet() {
-    let mut server = Server::prepare(ServerOptions::directory("storage_url = \"s3://bucket\""));
-    assert_says(&fails(&mut server, 2), &["bits.toml:3", "storage_url", "not supported yet"]);
-    let mut server = Server::prepare(ServerOptions::new().config("[state]\nurl = \"postgres://u:secret@host/db\"\n"));
-    let said = fails(&mut server, 2);
-    assert_says(&said, &["bits.toml:2", "state.url", "not supported yet"]);
-    assert!(!said.contains("secret"), "{said}");
-}
-
-#[test]
 fn a_value_that_is_wrong_and_a_file_that_is_missing() {
     let mut server = Server::prepare(ServerOptions::new().config("shutdown_grace = \"soon\"\n"));
     assert_says(&fails(&mut server, 2), &["bits.toml:1", "shutdown_grace", "soon"]);
