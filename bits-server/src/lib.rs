@@ -25,6 +25,10 @@ mod listener;
 mod log;
 #[cfg(all(feature = "fs", feature = "sqlite"))]
 mod measured;
+#[cfg_attr(
+    not(all(feature = "fs", feature = "sqlite")),
+    allow(dead_code, reason = "the program that this library is without counts more")
+)]
 mod metrics;
 #[cfg(all(feature = "fs", feature = "sqlite"))]
 mod notifier;
