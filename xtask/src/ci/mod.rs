@@ -74,7 +74,7 @@ fn lints() -> Result<()> {
 }
 
 fn semver() -> Result<()> {
-    let tags = shell::output(&mut shell::git(["tag", "--list", "v*", "--merged", "--sort=-version:refname"]))?;
+    let tags = shell::output(&mut shell::git(["tag", "--list", "v*", "--merged=HEAD", "--sort=-version:refname"]))?;
     let Some(last) = tags.lines().next() else {
         eprintln!("no version is tagged: there is no interface to compare with");
         return Ok(());
