@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 use bits_core::SessionStoreError;
 use sqlx::{Connection as _, PgConnection, PgPool, pool::PoolConnection};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::task::TaskTracker;
 
 use super::{
@@ -16,10 +16,10 @@ use super::{
 };
 use crate::connection::{Connection, Operation};
 
-/// For how long an operation is tried: a failover takes some seconds, and a client that hears of it
-/// stays away for minutes.
-const PATIENCE: Duration = Duration::from_secs(20);
-/// How long one try may take before its connection is taken for dead.
+/// For how long an operation is tried, the last try included: a failover takes some seconds, and a
+/// client that hears of it stays away for minutes.
+const PATIENCE: Duration = Duration::from_secs(15);
+/// How long one try may take, with the wait for a connection, before that is taken for dead.
 const ATTEMPT: Duration = Duration::from_secs(10);
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
@@ -46,8 +46,13 @@ impl Failure {
         Self { kind: kind(&error), error: to_store_error(error) }
     }
 
+    /// Whether another try may go better.
+    fn passes(&self) -> bool {
+        matches!(self.kind, Kind::Lost | Kind::Passing)
+    }
+
     fn silent() -> Self {
-        let error = SessionStoreError::Unavailable("PostgreSQL gave no answer within 10 s".into());
+        let error = SessionStoreError::Unavailable("PostgreSQL gave no answer in time".into());
         Self { error, kind: Kind::Lost }
     }
 }
@@ -69,7 +74,7 @@ impl Database {
 
     /// Runs the operation once.
     pub(super) async fn try_once<O: Operation>(&self, operation: &O) -> Result<O::Output, SessionStoreError> {
-        self.attempt(operation).await.map_err(|failure| failure.error)
+        self.attempt(operation, Instant::now() + ATTEMPT).await.map_err(|failure| failure.error)
     }
 
     /// Waits for what is under way, and closes all connections.
@@ -82,35 +87,37 @@ impl Database {
     async fn insist<O: Operation>(&self, operation: &O) -> Result<O::Output, SessionStoreError> {
         let (until, mut pause, mut lost) = (Instant::now() + PATIENCE, FIRST_PAUSE, false);
         loop {
-            let mut end = self.attempt(operation).await;
-            if lost && !end.as_ref().is_ok_and(|output| operation.is_done(output)) {
-                end = self.done_before(operation).await.unwrap_or(end);
+            let mut end = self.attempt(operation, until).await;
+            if lost && !end.as_ref().map_or_else(Failure::passes, |output| operation.is_done(output)) {
+                end = self.done_before(operation, until).await.unwrap_or(end);
             }
-            let Failure { error, kind } = match end {
+            let failure = match end {
                 Ok(output) => return Ok(output),
                 Err(failure) => failure,
             };
-            lost |= kind == Kind::Lost;
-            if !matches!(kind, Kind::Lost | Kind::Passing) || Instant::now() + pause >= until {
-                return Err(error);
+            lost |= failure.kind == Kind::Lost;
+            if !failure.passes() || Instant::now() + pause >= until {
+                return Err(failure.error);
             }
-            tracing::debug!(%error, "the session database did not answer; trying again");
+            tracing::debug!(error = %failure.error, "the session database did not answer; trying again");
             sleep(pause).await;
             pause = LONGEST_PAUSE.min(pause * 2);
         }
     }
 
     /// What an earlier try gave, of which no answer came; none if none of them did it.
-    async fn done_before<O: Operation>(&self, operation: &O) -> Option<Result<O::Output, Failure>> {
-        match self.attempt(&Before(operation)).await {
+    async fn done_before<O: Operation>(&self, operation: &O, until: Instant) -> Option<Result<O::Output, Failure>> {
+        match self.attempt(&Before(operation), until).await {
             Ok(done) => done.map(Ok),
             Err(failure) => Some(Err(failure)),
         }
     }
 
-    async fn attempt<O: Operation>(&self, operation: &O) -> Result<O::Output, Failure> {
-        let mut connection = self.pool.acquire().await.map_err(Failure::new)?;
-        let end = timeout(ATTEMPT, self.run_on(&mut connection, operation)).await;
+    async fn attempt<O: Operation>(&self, operation: &O, until: Instant) -> Result<O::Output, Failure> {
+        let until = until.min(Instant::now() + ATTEMPT);
+        let acquired = timeout_at(until, self.pool.acquire()).await;
+        let mut connection = acquired.map_err(|_| Failure::silent())?.map_err(Failure::new)?;
+        let end = timeout_at(until, self.run_on(&mut connection, operation)).await;
         let end = end.unwrap_or_else(|_| Err(Failure::silent()));
         if end.as_ref().is_err_and(|failure| failure.kind == Kind::Lost) {
             connection.close_on_drop();

@@ -55,7 +55,7 @@ impl Default for PostgresOptions {
 
 /// Sessions in a PostgreSQL database. Other processes use it at the same time.
 ///
-/// What fails for a lost connection, a failover, a deadlock or the like is tried again for 20 s; a
+/// What fails for a lost connection, a failover, a deadlock or the like is tried again for 15 s; a
 /// change of which no answer came is looked for in its row first. Rows that a sweep or an outbox
 /// looks for are claimed: for half a minute no other server finds them.
 #[derive(Debug)]
