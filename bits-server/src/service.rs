@@ -30,6 +30,9 @@ use crate::{
     serve::{Live, Settings},
 };
 
+/// Bytes of a path that a line of the log has, before they are escaped.
+const LONGEST_LOGGED: usize = 300;
+
 /// What answers requests on upload listeners.
 #[derive(Clone, Debug)]
 pub(crate) struct Service {
@@ -260,10 +263,12 @@ fn note(head: &Parts, ack: &Ack, address: Option<IpAddr>, timing: &Timing) {
     }
 }
 
-/// One line per packet; what the client sent is escaped, so that it cannot forge another.
+/// One line per packet; what the client sent is escaped and cut, so that it cannot forge another or
+/// fill the disk.
 fn log(head: &Parts, ack: &Ack) {
     let packet = packet_name(head);
-    let path = head.uri.path().escape_default();
+    let sent = head.uri.path();
+    let path = sent[..sent.floor_char_boundary(LONGEST_LOGGED)].escape_default();
     let status = ack.status().as_u16();
     let session = ack.session.map(|id| id.to_string()).unwrap_or_default();
     match &ack.refusal {

@@ -547,6 +547,19 @@ fn nothing_in_the_log_can_be_forged() {
     assert!(lines.contains("session ended"), "the audit line is there");
 }
 
+#[test]
+fn a_line_of_the_log_is_short() {
+    let server = Server::start(ServerOptions::new());
+    let mut raw = server.raw();
+    for path in [format!("/upload/{}", "x".repeat(9000)), format!("/upload/{}", "%0a".repeat(3000))] {
+        assert_invariants(&raw.ask(&Packet::create(Form::Native, &path)));
+    }
+    let log = server.log();
+    let lines: Vec<&str> = log.lines().filter(|line| line.contains("packet refused")).collect();
+    assert_eq!(lines.len(), 2, "{log}");
+    assert!(lines.iter().all(|line| line.len() < 1000), "{log}");
+}
+
 #[track_caller]
 fn assert_closed_within(raw: &mut Raw, least: Duration, most: Duration) {
     let start = Instant::now();

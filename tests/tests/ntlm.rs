@@ -91,6 +91,7 @@ fn by_a_proxy_there_is_no_ntlm() {
     let first = raw.ask(&by_proxy.with("Authorization", &format!("NTLM {FIRST}")));
     assert_ack(&first, 401, None);
     assert_eq!(first.header("WWW-Authenticate"), Some("Negotiate"), "there is no second message");
+    assert_eq!(server.metric("bits_failed_logins_total"), 0.0, "nobody has tried a password");
 
     let direct = Packet::ping(Form::Native, "/upload/x").with("Authorization", &format!("NTLM {FIRST}"));
     let second = raw.ask(&direct);

@@ -96,9 +96,8 @@ impl Negotiate {
         match step(exchange, token).await {
             None => Verdict::Unavailable,
             Some(Step::Failed(reason)) => wrong(&reason),
-            Some(Step::Continue(..)) if shared => {
-                wrong("it takes several requests, for which the connection must be one client's alone")
-            }
+            // Its requests may come by other connections than they need; nobody has tried a password.
+            Some(Step::Continue(..)) if shared => Verdict::Absent,
             Some(Step::Continue(token, exchange)) => {
                 peer.memory.put(Bound::Pending(scheme, exchange));
                 Verdict::Continue(scheme.answer(&token))
