@@ -55,8 +55,13 @@ pub trait SessionStore: Send + Sync + 'static {
     /// At most `limit` sessions in states Publish and Notify whose `retry_at` is unset or past.
     async fn unpublished(&self, limit: u32) -> Result<Vec<Session>, SessionStoreError>;
 
-    /// At most `limit` tombstones that may have staged bytes to delete.
-    async fn unclean(&self, limit: u32) -> Result<Vec<Tombstone>, SessionStoreError>;
+    /// At most `limit` tombstones that may have staged bytes to delete, in order of their end and
+    /// id, from the one after `after`.
+    async fn unclean(
+        &self,
+        after: Option<(Timestamp, SessionId)>,
+        limit: u32,
+    ) -> Result<Vec<Tombstone>, SessionStoreError>;
 
     /// Notes that the staged bytes of an ended session are deleted.
     async fn cleaned(&self, id: SessionId) -> Result<(), SessionStoreError>;

@@ -193,29 +193,35 @@ impl Inner {
         Ok(true)
     }
 
-    /// Cleans up after a session that ended outside of its turn, as at an operator's word. Who
-    /// still writes to it is cut off, and nobody starts to.
-    pub(crate) async fn clean_in_turn(&self, tombstone: &Tombstone) {
+    /// Cleans up after a session that ended outside of its turn, as at an operator's word; whether
+    /// it is clean. Who still writes to it is cut off, and nobody starts to.
+    pub(crate) async fn clean_in_turn(&self, tombstone: &Tombstone) -> bool {
         let _turn = self.turns.take(tombstone.id, &self.stop).await;
         self.cache.remove(tombstone.id);
-        self.clean(tombstone).await;
+        self.clean(tombstone).await
     }
 
-    /// Deletes what is staged for an ended session. A failure is logged; the sweeper tries again.
-    pub(crate) async fn clean(&self, tombstone: &Tombstone) {
-        let Ok(store) = self.storage(&tombstone.storage) else { return };
-        let pieces = match self.sessions.pieces(tombstone.id, 0).await {
-            Ok(pieces) => pieces,
-            Err(error) => return tracing::error!(error = %chain(&error), "the session store failed"),
+    /// Deletes what is staged for an ended session; whether it is clean. A failure is logged; the
+    /// sweeper tries again.
+    pub(crate) async fn clean(&self, tombstone: &Tombstone) -> bool {
+        let Ok(store) = self.storage(&tombstone.storage) else { return false };
+        let discarded = match self.sessions.pieces(tombstone.id, 0).await {
+            Ok(pieces) => store.discard(&Upload::of_ended(tombstone, pieces)).await,
+            Err(error) => {
+                tracing::error!(error = %chain(&error), "the session store failed");
+                return false;
+            }
         };
-        if let Err(error) = store.discard(&Upload::of_ended(tombstone, pieces)).await {
+        if let Err(error) = discarded {
             tracing::error!(session = %tombstone.id, error = %chain(&error), "staged bytes could not be deleted; they are tried again");
-            return;
+            return false;
         }
         fault("end-after-discard");
-        if let Err(error) = self.sessions.cleaned(tombstone.id).await {
-            tracing::error!(error = %chain(&error), "the session store failed");
+        let cleaned = self.sessions.cleaned(tombstone.id).await;
+        if let Err(error) = &cleaned {
+            tracing::error!(error = %chain(error), "the session store failed");
         }
+        cleaned.is_ok()
     }
 
     /// The live session of this id, path and caller.

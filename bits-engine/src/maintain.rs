@@ -15,6 +15,8 @@ use crate::{
 const BATCH: u32 = 256;
 /// Between two looks for interrupted jobs and left-over bytes.
 const TICK: Duration = Duration::from_secs(5);
+/// Before what could not be deleted is tried again.
+const REST: Duration = Duration::from_secs(60);
 /// Wall clock and monotonic clock may differ by as much between two sweeps.
 const TOLERATED_DRIFT: Duration = Duration::from_secs(60 * 60);
 /// Below as many sessions, any share of them may expire at once.
@@ -52,6 +54,19 @@ struct Seen {
     trust: Trust,
     /// When the last sweep began.
     swept: Option<Instant>,
+    cleaning: Cleaning,
+}
+
+/// How far deleting what ended sessions left has come. It goes round all of them, so that what
+/// cannot be deleted does not stand in the way of what can.
+#[derive(Debug, Default)]
+struct Cleaning {
+    /// The last tombstone that this round looked at.
+    after: Option<(Timestamp, SessionId)>,
+    /// Those of this round that are still unclean.
+    failed: u64,
+    /// No round begins before.
+    rests_until: Option<Instant>,
 }
 
 /// Whether the clock may decide what is old.
@@ -79,10 +94,11 @@ impl Engine {
             seen = inner.watch.0.lock() => seen,
             () = until.over() => return,
         };
-        let Seen { trust, swept } = &mut *seen;
+        let Seen { trust, swept, cleaning } = &mut *seen;
         log(inner.cancel_disabled(&until).await.map(|_| ()));
         while !until.is_over() {
             log(inner.finish_interrupted(&until).await);
+            log(inner.clean_some(cleaning, &until).await.map(|_| ()));
             if swept.is_none_or(|swept| swept.elapsed() >= interval) {
                 *swept = Some(Instant::now());
                 let began = Instant::now();
@@ -101,6 +117,8 @@ impl Engine {
     pub async fn tidy(&self) -> Result<(), SessionStoreError> {
         let until = Until::never();
         self.inner.finish_interrupted(&until).await?;
+        let mut cleaning = Cleaning::default();
+        while !self.inner.clean_some(&mut cleaning, &until).await? {}
         self.inner.purge(&until).await
     }
 
@@ -130,13 +148,27 @@ impl Inner {
             }
             self.start_job(session.id, false);
         }
-        for tombstone in self.sessions.unclean(BATCH).await? {
-            if until.is_over() {
-                return Ok(());
-            }
-            self.clean_in_turn(&tombstone).await;
-        }
         Ok(())
+    }
+
+    /// Deletes what the next ended sessions left; whether that was the end of a round.
+    async fn clean_some(&self, cleaning: &mut Cleaning, until: &Until) -> Result<bool, SessionStoreError> {
+        if cleaning.rests_until.is_some_and(|moment| Instant::now() < moment) {
+            return Ok(true);
+        }
+        let unclean = self.sessions.unclean(cleaning.after, BATCH).await?;
+        for tombstone in &unclean {
+            if until.is_over() {
+                return Ok(true);
+            }
+            cleaning.failed += u64::from(!self.clean_in_turn(tombstone).await);
+            cleaning.after = Some((tombstone.ended_at, tombstone.id));
+        }
+        let over = unclean.len() < BATCH as usize;
+        if over {
+            *cleaning = cleaning.rest();
+        }
+        Ok(over)
     }
 
     async fn cancel_disabled(&self, until: &Until) -> Result<u64, SessionStoreError> {
@@ -240,6 +272,20 @@ impl Inner {
 
     async fn clocks(&self) -> Result<Clocks, SessionStoreError> {
         Ok(Clocks { wall: self.sessions.now().await?, monotonic: Instant::now() })
+    }
+}
+
+impl Cleaning {
+    /// After a round.
+    fn rest(&self) -> Self {
+        if self.failed == 0 {
+            return Self::default();
+        }
+        tracing::warn!(
+            sessions = self.failed,
+            "ended sessions have staged bytes that could not be deleted; they are tried again in a minute"
+        );
+        Self { rests_until: Some(Instant::now() + REST), ..Self::default() }
     }
 }
 

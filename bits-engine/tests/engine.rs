@@ -938,6 +938,31 @@ async fn a_job_whose_storage_is_not_configured_any_more_waits() {
     assert_eq!(rig.sessions.unpublished(9).await.unwrap(), []);
 }
 
+#[tokio::test]
+async fn what_cannot_be_deleted_does_not_keep_the_rest() {
+    let rig = Rig::new();
+    let end = Transition::End(Ending::Cancelled);
+    for _ in 0..300 {
+        let id = rig.create("/upload/f").await;
+        let _ = rig.fragment("/upload/f", id, 0, b"hello world", 5).await;
+        rig.meddle(id, end.clone()).await;
+    }
+    rig.clock.advance(Duration::from_secs(1));
+    let elsewhere = Directory::new("/upload", "elsewhere", StorageKey::ROOT);
+    let builder = Engine::builder(rig.sessions.clone(), Directories::new(vec![elsewhere]).unwrap());
+    let uploads = Arc::new(MemoryUploads::new(PART));
+    let engine = builder.storage("elsewhere", uploads.clone()).build().unwrap();
+    let caller = Caller { principal: Principal::ANONYMOUS, address: None, secure: false };
+    let create = engine.handle(&Packet::new("/upload/f", "Create-Session").head(), caller.clone(), nothing()).await;
+    let id = create.unwrap().session.unwrap();
+    let first = Packet::new("/upload/f", "Fragment").session(id).range(0, 5, 11);
+    assert_eq!(engine.handle(&first.head(), caller, bytes(b"hello")).await.unwrap().status(), 200);
+    rig.meddle(id, end).await;
+    engine.tidy().await.unwrap();
+    assert_eq!(uploads.staged(), Vec::<String>::new());
+    assert_eq!(rig.sessions.unclean(None, 999).await.unwrap().len(), 300);
+}
+
 /// Windows would wait ten minutes after a 503.
 #[tokio::test]
 async fn a_server_that_has_stopped_cuts_fragments_off_without_an_answer() {

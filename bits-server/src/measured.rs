@@ -103,8 +103,12 @@ impl SessionStore for Measured<dyn SessionStore> {
         rows("sweep", self.0.unpublished(limit)).await
     }
 
-    async fn unclean(&self, limit: u32) -> Result<Vec<Tombstone>, SessionStoreError> {
-        rows("sweep", self.0.unclean(limit)).await
+    async fn unclean(
+        &self,
+        after: Option<(Timestamp, SessionId)>,
+        limit: u32,
+    ) -> Result<Vec<Tombstone>, SessionStoreError> {
+        rows("sweep", self.0.unclean(after, limit)).await
     }
 
     async fn cleaned(&self, id: SessionId) -> Result<(), SessionStoreError> {

@@ -12,14 +12,14 @@ use crate::config::{Config, DirectoryConfig, ObjectUrl, PostgresUrl, StateUrl, S
 /// The name by which sessions know the storage of `[storage]`; where that is may change.
 pub const STORAGE: &str = "default";
 
-/// A draining process lets go of the data folder within this time besides its grace.
+/// A draining process lets go of its locks within this time besides its grace.
 const LOCK_MARGIN: Duration = Duration::from_secs(10);
 
-/// The open backends. Dropping them lets go of the data folder.
+/// The open backends. Dropping them lets go of the data folder and the database.
 pub struct Stores {
     sessions: Sessions,
     uploads: BTreeMap<String, Arc<dyn UploadStore>>,
-    _lock: DataLock,
+    _locks: (DataLock, Option<DataLock>),
 }
 
 impl Stores {
@@ -76,19 +76,32 @@ pub fn check(config: &Config) -> Result<(), String> {
     Ok(())
 }
 
-/// Locks the data folder, waiting for a process that is stopping, and opens what the
-/// configuration names. The error says what is wrong, where, and what to do.
+/// Locks the data folder and the database file, waiting for a process that is stopping, and opens
+/// what the configuration names. The error says what is wrong, where, and what to do.
 pub async fn open(config: &Config) -> Result<Stores, String> {
     create_folder(&config.data_dir)?;
-    let lock = DataLock::acquire(&config.data_dir, config.shutdown_grace + LOCK_MARGIN)
-        .await
-        .map_err(|error| describe("data_dir", &error))?;
+    let wait = config.shutdown_grace + LOCK_MARGIN;
+    let folder = DataLock::acquire(&config.data_dir, wait).await.map_err(|error| describe("data_dir", &error))?;
+    let database = lock_database(&config.state.url, wait).await?;
     let sessions = open_sessions(config, config.state.migrate == Some(true)).await?;
     let mut uploads = BTreeMap::new();
     for (name, (key, url)) in storages(config) {
         uploads.insert(name, open_uploads(key, url, config).await?);
     }
-    Ok(Stores { sessions, uploads, _lock: lock })
+    Ok(Stores { sessions, uploads, _locks: (folder, database) })
+}
+
+/// Sessions in one SQLite file are one process's, also where each of several has a data folder of
+/// its own.
+async fn lock_database(url: &StateUrl, wait: Duration) -> Result<Option<DataLock>, String> {
+    let StateUrl::Sqlite(path) = url else { return Ok(None) };
+    // Whatever links lead there. A file that is not there yet is named alike by all who look.
+    let path = path.canonicalize().unwrap_or_else(|_| path.clone());
+    if !path.parent().is_some_and(Path::is_dir) {
+        // Opening it says what is wrong.
+        return Ok(None);
+    }
+    DataLock::acquire_file(&path, wait).await.map(Some).map_err(|error| describe("state.url", &error))
 }
 
 /// The storages that the configuration names, each with the key that names it.

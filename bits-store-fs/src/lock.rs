@@ -1,4 +1,4 @@
-//! The lock that keeps a second process off a data folder.
+//! The lock that keeps a second process off a data folder or a database file.
 
 use std::{
     fs, io,
@@ -17,27 +17,28 @@ use crate::sys::mode_of;
 /// How often a held lock is tried again.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// Exclusive use of a data folder, for as long as it lives: `flock` on the file `lock` in it. The
-/// system releases it when the process ends, however it ends.
+/// Exclusive use of a data folder or of a file, for as long as it lives: `flock` on the file `lock`
+/// in the folder, or on one beside the file. The system releases it when the process ends, however
+/// it ends.
 #[derive(Debug)]
 pub struct DataLock {
     path: PathBuf,
     _file: OwnedFd,
 }
 
-/// A data folder could not be locked.
+/// A data folder or file could not be locked.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LockError {
-    /// Another process uses the data folder.
+    /// Another process uses it.
     #[error(
-        "the data folder {} is in use by {}; stop that server, or give this one another data folder",
-        folder.display(),
+        "{} is in use by {}; stop that server, or give this one a path of its own",
+        used.display(),
         pid.map_or_else(|| "another process".to_owned(), |pid| format!("process {pid}"))
     )]
     Held {
-        /// The data folder.
-        folder: PathBuf,
+        /// The data folder or file.
+        used: PathBuf,
         /// Who holds it, if it said so.
         pid: Option<u32>,
     },
@@ -56,8 +57,20 @@ impl DataLock {
     /// one that is still draining, is waited for as long as `wait`. Dropping the future gives up.
     pub async fn acquire(data_dir: &Path, wait: Duration) -> Result<Self, LockError> {
         let path = data_dir.join("lock");
+        fs::create_dir_all(data_dir).map_err(|source| LockError::Io { path: path.clone(), source })?;
+        Self::lock(path, data_dir, wait).await
+    }
+
+    /// Locks `file`, by a file with `.lock` at the end of its name, and waits likewise. `file` need
+    /// not be there, but its folder must.
+    pub async fn acquire_file(file: &Path, wait: Duration) -> Result<Self, LockError> {
+        let mut name = file.as_os_str().to_owned();
+        name.push(".lock");
+        Self::lock(name.into(), file, wait).await
+    }
+
+    async fn lock(path: PathBuf, used: &Path, wait: Duration) -> Result<Self, LockError> {
         let wrong = |source| LockError::Io { path: path.clone(), source };
-        fs::create_dir_all(data_dir).map_err(wrong)?;
         // Not truncated: it holds the name of whoever has the lock.
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         let file = open(&path, flags, mode_of(0o600)).map_err(|errno| wrong(errno.into()))?;
@@ -66,7 +79,7 @@ impl DataLock {
             match flock(&file, FlockOperation::NonBlockingLockExclusive) {
                 Ok(()) => break,
                 Err(Errno::WOULDBLOCK) if Instant::now() >= until => {
-                    return Err(LockError::Held { folder: data_dir.to_owned(), pid: holder(&path) });
+                    return Err(LockError::Held { used: used.to_owned(), pid: holder(&path) });
                 }
                 Err(Errno::WOULDBLOCK | Errno::INTR) => tokio::time::sleep(PAUSE).await,
                 Err(errno) => return Err(wrong(errno.into())),

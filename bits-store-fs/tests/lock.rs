@@ -12,12 +12,25 @@ async fn a_second_user_is_refused_by_name() {
     let lock = DataLock::acquire(&data, Duration::ZERO).await.unwrap();
     assert_eq!(lock.path(), data.join("lock"));
     let error = DataLock::acquire(&data, Duration::from_millis(120)).await.unwrap_err();
-    assert!(matches!(&error, LockError::Held { folder, pid } if *folder == data && *pid == Some(std::process::id())));
+    assert!(matches!(&error, LockError::Held { used, pid } if *used == data && *pid == Some(std::process::id())));
     let text = error.to_string();
     assert!(text.contains(&data.display().to_string()), "{text}");
     assert!(text.contains(&format!("process {}", std::process::id())), "{text}");
     drop(lock);
     DataLock::acquire(&data, Duration::ZERO).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_file_is_locked_by_one_beside_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("state.db");
+    let lock = DataLock::acquire_file(&file, Duration::ZERO).await.unwrap();
+    assert_eq!(lock.path(), folder.path().join("state.db.lock"));
+    let error = DataLock::acquire_file(&file, Duration::ZERO).await.unwrap_err();
+    assert!(matches!(&error, LockError::Held { used, .. } if *used == file), "{error}");
+    DataLock::acquire_file(&folder.path().join("other.db"), Duration::ZERO).await.unwrap();
+    drop(lock);
+    DataLock::acquire_file(&file, Duration::ZERO).await.unwrap();
 }
 
 #[tokio::test]

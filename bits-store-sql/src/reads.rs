@@ -39,6 +39,9 @@ macro_rules! questions {
 /// The session, live or ended.
 pub(crate) struct Load(pub(crate) SessionId);
 
+/// Before every row.
+const START: (Timestamp, SessionId) = (Timestamp::from_millis(i64::MIN), SessionId::new(Uuid::nil()));
+
 /// The pieces of a session that end after an offset.
 pub(crate) struct Pieces {
     pub(crate) session: SessionId,
@@ -59,8 +62,11 @@ pub(crate) struct Expired(pub(crate) u32);
 /// At most as many sessions with a job that is due, claimed likewise.
 pub(crate) struct Unpublished(pub(crate) u32);
 
-/// At most as many tombstones with something to delete, claimed likewise.
-pub(crate) struct Unclean(pub(crate) u32);
+/// At most as many tombstones with something to delete that come after a place, claimed likewise.
+pub(crate) struct Unclean {
+    pub(crate) after: Option<(Timestamp, SessionId)>,
+    pub(crate) limit: u32,
+}
 
 pub(crate) struct NextDue(pub(crate) String);
 
@@ -108,7 +114,12 @@ questions! {
         all(Statement::new(C::SQL.unpublished).bind(this.0), connection, rows::session).await
     };
     Unclean => Vec<Tombstone>: |this, connection| {
-        all(Statement::new(C::SQL.unclean).bind(this.0), connection, rows::tombstone).await
+        let (ended_at, id) = this.after.unwrap_or(START);
+        let statement = Statement::new(C::SQL.unclean).bind(this.limit).bind(ended_at.as_millis()).bind(id);
+        let mut unclean: Vec<Tombstone> = all(statement, connection, rows::tombstone).await?;
+        // Rows that an UPDATE returns are in no order.
+        unclean.sort_by_key(|tombstone| (tombstone.ended_at, tombstone.id));
+        Ok(unclean)
     };
     NextDue => Option<Duration>: |this, connection| {
         let row = connection.first(Statement::new(C::SQL.next_due).bind(&this.0)).await?;
@@ -164,8 +175,8 @@ fn list<C: Connection>(filter: &Filter) -> Statement {
         state: filter.state.is_some(),
         newest_first: filter.newest_first,
     };
-    let start = Timestamp::from_millis(if filter.newest_first { i64::MAX } else { i64::MIN });
-    let (created_at, id) = filter.after.unwrap_or((start, SessionId::new(Uuid::nil())));
+    let start = if filter.newest_first { (Timestamp::from_millis(i64::MAX), START.1) } else { START };
+    let (created_at, id) = filter.after.unwrap_or(start);
     Statement::listing(C::list(by))
         .bind(created_at.as_millis())
         .bind(id)

@@ -258,7 +258,12 @@ macro_rules! with_statements {
                 concat!("state IN ('publishing', 'notifying') AND coalesce(retry_at, 0) <= 0 + ", now!()),
                 "coalesce(retry_at, 0)"
             );
-            unclean = take!("tombstone", tombstone_columns!(), "unclean = 1", "ended_at");
+            unclean = take!(
+                "tombstone",
+                tombstone_columns!(),
+                "unclean = 1 AND (ended_at, id) > ($2, $3)",
+                "ended_at, id"
+            );
 
             tell =
                 "INSERT INTO outbox (subscriber, due_at, claimed, attempt, kind, at, session, principal, address, directory, \

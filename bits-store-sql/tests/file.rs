@@ -273,7 +273,7 @@ async fn one_bad_row_fails_alone() {
         assert_eq!(end.is_err(), number == 10, "{number}: {end:?}");
     }
     assert!(matches!(&ends[9], Err(SessionStoreError::Corrupt(text)) if text.contains("a//b")));
-    assert_eq!(store.unclean(100).await.unwrap().len(), 19);
+    assert_eq!(store.unclean(None, 100).await.unwrap().len(), 19);
     assert_eq!(store.census().await.unwrap().live, 1);
 }
 

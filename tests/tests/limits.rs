@@ -42,10 +42,10 @@ fn behind_the_proxy_protocol_each_client_has_its_own_room() {
         raw.send(format!("PROXY TCP4 {client} 10.0.0.1 1 2\r\n").as_bytes());
         raw
     };
-    let (mut first, mut again, mut other) = (from("192.0.2.1"), from("192.0.2.1"), from("192.0.2.2"));
+    let mut first = from("192.0.2.1");
     assert_ok(&first.ping(FILE), 200);
-    assert_ack(&again.ping(FILE), 503, Some(0x8007_04D5));
-    assert_ok(&other.ping(FILE), 200);
+    assert_ack(&from("192.0.2.1").ping(FILE), 503, Some(0x8007_04D5));
+    assert_ok(&from("192.0.2.2").ping(FILE), 200);
     // A trusted proxy's own connections carry requests of many.
     let mut own: Vec<_> = (0..3).map(|_| server.raw()).collect();
     for raw in &mut own {

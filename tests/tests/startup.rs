@@ -5,7 +5,7 @@
 use std::{
     fs,
     net::TcpListener,
-    os::unix::fs::FileExt,
+    os::unix::fs::{FileExt, symlink},
     path::Path,
     thread,
     time::{Duration, Instant},
@@ -106,11 +106,26 @@ fn a_second_server_on_the_same_data_folder() {
     upload.create().unwrap();
     let said = fails(&mut on(folder.path()), 1);
     let process = format!("process {}", first.pid());
-    assert_says(&said, &["data_dir", folder.path().to_str().unwrap(), &process, "another data folder"]);
+    assert_says(&said, &["data_dir", folder.path().to_str().unwrap(), &process, "a path of its own"]);
     // The first one has noticed nothing.
     upload.fragments(FRAGMENT).unwrap();
     upload.close().unwrap();
     assert!(first.file("upload/file.bin").unwrap() == upload.content, "the file has other bytes");
+}
+
+/// Each has a data folder of its own, but the sessions are one's.
+#[test]
+fn a_second_server_on_the_same_database() {
+    let (first, second) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let server = Server::start(ServerOptions::new().data_dir(first.path()));
+    let database = first.path().join("state.db");
+    symlink(first.path(), second.path().join("link")).unwrap();
+    let config =
+        format!("shutdown_grace = \"1s\"\n[state]\nurl = \"sqlite:{}\"", second.path().join("link/state.db").display());
+    let mut other = Server::prepare(ServerOptions::new().config(&config).data_dir(second.path()));
+    let said = fails(&mut other, 1);
+    let process = format!("process {}", server.pid());
+    assert_says(&said, &["state.url", database.to_str().unwrap(), &process, "a path of its own"]);
 }
 
 /// As when a service manager replaces one process by the next.

@@ -203,8 +203,17 @@ impl SessionStore for MemorySessions {
         Ok(self.select(limit, |row| row.live().filter(due).cloned()))
     }
 
-    async fn unclean(&self, limit: u32) -> Result<Vec<Tombstone>, SessionStoreError> {
-        Ok(self.select(limit, |row| row.ended().filter(|tombstone| tombstone.unclean).cloned()))
+    async fn unclean(
+        &self,
+        after: Option<(Timestamp, SessionId)>,
+        limit: u32,
+    ) -> Result<Vec<Tombstone>, SessionStoreError> {
+        let place = |tombstone: &Tombstone| (tombstone.ended_at, tombstone.id);
+        let listed = |one: &&Tombstone| one.unclean && after.is_none_or(|after| place(one) > after);
+        let mut unclean = self.select(u32::MAX, |row| row.ended().filter(listed).cloned());
+        unclean.sort_by_key(place);
+        unclean.truncate(limit as usize);
+        Ok(unclean)
     }
 
     async fn cleaned(&self, id: SessionId) -> Result<(), SessionStoreError> {

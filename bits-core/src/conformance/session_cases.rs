@@ -486,12 +486,14 @@ pub(super) async fn unclean_tombstones_are_listed(probe: impl SessionProbe) {
             unclean.push(tombstone);
         }
     }
-    unclean.sort_by_key(|tombstone| tombstone.id);
+    let place = |tombstone: &Tombstone| (tombstone.ended_at, tombstone.id);
+    unclean.sort_by_key(place);
     assert!(unclean.len() >= 3, "{unclean:?}");
-    assert_eq!(store.unclean(2).await.unwrap().len(), 2);
-    let mut listed = store.unclean(100).await.unwrap();
-    listed.sort_by_key(|tombstone| tombstone.id);
-    assert_eq!(listed, unclean);
+    assert_eq!(store.unclean(None, 2).await.unwrap(), unclean[..2]);
+    assert_eq!(store.unclean(None, 100).await.unwrap(), unclean);
+    for (index, tombstone) in unclean.iter().enumerate() {
+        assert_eq!(store.unclean(Some(place(tombstone)), 100).await.unwrap(), unclean[index + 1..]);
+    }
     for tombstone in unclean {
         for _ in 0..2 {
             store.cleaned(tombstone.id).await.unwrap();
@@ -499,7 +501,7 @@ pub(super) async fn unclean_tombstones_are_listed(probe: impl SessionProbe) {
         let clean = Tombstone { unclean: false, ..tombstone };
         assert_eq!(load(store, clean.id).await, Some(Found::Ended(clean)));
     }
-    assert_eq!(store.unclean(100).await.unwrap(), []);
+    assert_eq!(store.unclean(None, 100).await.unwrap(), []);
     store.cleaned(fresh_id()).await.unwrap();
 }
 

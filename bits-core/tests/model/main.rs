@@ -434,7 +434,7 @@ impl World {
         self.sweep(2 * TIMEOUT.as_secs());
         self.sweep(2 * TIMEOUT.as_secs());
         assert_eq!(ready(self.server.sessions.census()).unwrap().live, 0);
-        assert_eq!(ready(self.server.sessions.unclean(9)).unwrap(), []);
+        assert_eq!(ready(self.server.sessions.unclean(None, 9)).unwrap(), []);
         self.server.uploads.forget_multiparts(|_| false);
         if !self.littered {
             assert_eq!(self.server.uploads.staged(), Vec::<String>::new());

@@ -135,8 +135,12 @@ impl SessionStore for PostgresSessions {
         self.database.run(Unpublished(limit)).await
     }
 
-    async fn unclean(&self, limit: u32) -> Result<Vec<Tombstone>, SessionStoreError> {
-        self.database.run(Unclean(limit)).await
+    async fn unclean(
+        &self,
+        after: Option<(Timestamp, SessionId)>,
+        limit: u32,
+    ) -> Result<Vec<Tombstone>, SessionStoreError> {
+        self.database.run(Unclean { after, limit }).await
     }
 
     async fn cleaned(&self, id: SessionId) -> Result<(), SessionStoreError> {

@@ -161,8 +161,12 @@ impl SessionStore for SqliteSessions {
         self.reader.read(Unpublished(limit)).await
     }
 
-    async fn unclean(&self, limit: u32) -> Result<Vec<Tombstone>, SessionStoreError> {
-        self.reader.read(Unclean(limit)).await
+    async fn unclean(
+        &self,
+        after: Option<(Timestamp, SessionId)>,
+        limit: u32,
+    ) -> Result<Vec<Tombstone>, SessionStoreError> {
+        self.reader.read(Unclean { after, limit }).await
     }
 
     async fn cleaned(&self, id: SessionId) -> Result<(), SessionStoreError> {

@@ -105,7 +105,6 @@ mod tests {
         ("census", "SCAN session USING COVERING INDEX"),
         ("tally", "SCAN clock"),
         ("tally", "SCAN session"),
-        ("unclean", "SCAN tombstone USING INDEX tombstone_unclean"),
         ("create", "SCAN clock"),
         ("add_gap", "SCAN clock"),
         ("subscribers", "SCAN outbox USING COVERING INDEX"),
