@@ -34,6 +34,8 @@ pub(crate) enum Verdict {
     TooMuch,
     /// Start over with Create-Session.
     SessionLost,
+    /// The session is there, and what it held is not.
+    DataLost,
     /// The same again, later.
     Later,
     /// There is no use in trying again.
@@ -114,6 +116,9 @@ impl Answer {
         match self.hresult()? {
             Hresult::BG_E_SESSION_NOT_FOUND if !makes_sessions => Some(Verdict::SessionLost),
             Hresult::BG_E_SESSION_NOT_FOUND => Some(Verdict::Later),
+            Hresult::ERROR_FILE_NOT_FOUND if asked == PacketType::CloseSession && !self.is_of_application() => {
+                Some(Verdict::DataLost)
+            }
             Hresult::E_ACCESSDENIED | Hresult::E_INVALIDARG | Hresult::BG_E_TOO_LARGE => Some(Verdict::Final),
             _ => None,
         }

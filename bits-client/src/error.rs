@@ -102,6 +102,9 @@ pub enum Failure {
     /// The server lost the session.
     #[error("the server does not know the upload session any more; starting over")]
     SessionLost,
+    /// The server lost bytes that it had acknowledged.
+    #[error("the server has lost the uploaded data; sending again what it misses")]
+    DataLost,
     /// The server acknowledged a fragment without taking a byte, or took bytes back.
     #[error("the server wants to go on at byte {wanted} after byte {before}")]
     NoProgress {

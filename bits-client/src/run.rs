@@ -149,6 +149,7 @@ impl<'a, F: FnMut(&Job, Event<'_>) + Send> Run<'a, F> {
             }
             Reply::TooMuch(answer) => self.too_much(&answer, range.length()),
             Reply::SessionLost => self.start_over().await,
+            Reply::DataLost => self.send_again(Failure::DataLost).await,
             Reply::Again => {
                 self.certain = false;
                 self.pace.failed();
@@ -233,8 +234,21 @@ impl<'a, F: FnMut(&Job, Event<'_>) + Send> Run<'a, F> {
         match self.talk.ask(PacketType::CloseSession, None).await? {
             Reply::Taken(..) => Ok(Step::Done),
             Reply::SessionLost => self.start_over().await,
+            Reply::DataLost => self.send_again(Failure::DataLost).await,
             _ => Ok(Step::Close),
         }
+    }
+
+    /// Has the server say what it holds, and sends what is missing.
+    async fn send_again(&mut self, failure: Failure) -> Result<Step, Error> {
+        if let Some(session) = &mut self.talk.job.session {
+            session.received = None;
+            session.reply_url = None;
+        }
+        self.talk.job.reply = None;
+        self.certain = false;
+        self.talk.set_back(failure).await?;
+        Ok(Step::Fragment)
     }
 
     async fn start_over(&mut self) -> Result<Step, Error> {
@@ -286,6 +300,7 @@ enum Reply {
     Taken(Answer, Url),
     TooMuch(Answer),
     SessionLost,
+    DataLost,
     /// Failed and waited; the same again.
     Again,
     /// Redirected; the same again, at once.
@@ -315,6 +330,7 @@ impl<'a, F: FnMut(&Job, Event<'_>) + Send> Talk<'a, F> {
             Verdict::Taken => Ok(Reply::Taken(answer, url)),
             Verdict::TooMuch => Ok(Reply::TooMuch(answer)),
             Verdict::SessionLost => Ok(Reply::SessionLost),
+            Verdict::DataLost => Ok(Reply::DataLost),
             Verdict::Moved(to) if self.redirects < REDIRECTS => {
                 self.redirects += 1;
                 self.moved = Some(to);

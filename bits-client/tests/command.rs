@@ -234,6 +234,22 @@ async fn goes_on_after_being_killed() {
     assert_eq!(home.run(&["resume"]).status, 0, "nothing to do is done");
 }
 
+/// Whenever the client dies, its job claims nothing that the server has said it lost.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_server_lost_is_written_down_at_once() {
+    let home = Home::new();
+    let script = [created(), wants(20_000), ack(505, &[]), ok(), error(404, "0x80070002"), Reply::Silence];
+    let server = Server::scripted(script.into_iter().chain([ok(), wants(20_000), ok()])).await;
+    assert_eq!(home.run(&["upload", "my file.bin", server.url("/up/").as_str()]).status, 1);
+    let jobs = home.jobs();
+    let id = jobs[0]["job"].as_str().unwrap();
+    assert_eq!(jobs[0]["acknowledged"], 20_000);
+    home.kill_after(&server, 6, &["resume", id]).await;
+    assert_eq!(home.jobs()[0]["acknowledged"], 0);
+    assert_eq!(home.run(&["resume", id]).status, 0);
+    assert_eq!(server.briefs()[6..], ["Ping", "Fragment bytes 0-19999/20000", "Close-Session"]);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn two_processes_never_work_on_one_job() {
     let (home, server) = (Home::new(), taking(3).await);

@@ -411,6 +411,56 @@ async fn a_completed_job_is_only_closed() {
     assert_eq!(server.briefs()[3..], ["Ping", "Close-Session"]);
 }
 
+/// The server keeps the session, and wants from it what it lost.
+#[tokio::test]
+async fn what_the_server_lost_before_closing_is_sent_again() {
+    let gone = || error(404, "0x80070002");
+    let server = Server::scripted([created(), wants(5120), wants(6000), gone(), wants(5120), wants(6000), ok()]).await;
+    let (_, result) = upload(&server, 6000).await;
+    result.unwrap();
+    let again = [fragment(0, 5120, 6000), fragment(5120, 6000, 6000), "Close-Session".to_owned()];
+    assert_eq!(server.briefs()[4..], again);
+    assert!(server.seen()[1..].iter().all(|seen| seen.header("bits-session-id") == Some(ID)));
+
+    // In a later process too; whatever was kept is not sent twice, and an empty file is a fragment again.
+    let all_lost = [created(), wants(0), ack(505, &[]), ok(), gone(), wants(0), ok()];
+    let part_lost = [created(), wants(100_000), ack(505, &[]), ok(), gone(), wants(60_000), wants(100_000), ok()];
+    for (size, replies, last) in [
+        (0, all_lost.to_vec(), vec!["Fragment bytes */0".to_owned()]),
+        (100_000, part_lost.to_vec(), vec![fragment(0, 1, 100_000), fragment(60_000, 100_000, 100_000)]),
+    ] {
+        let server = Server::scripted(replies).await;
+        let source = Arc::new(BytesSource::new(bytes(size)));
+        let mut job = job_for(server.url("/up/f"), &*source).await;
+        let client = builder().fragment_size(FragmentSize::Fixed(100_000)).build().unwrap();
+        client.upload(&mut job, source.clone(), |_, _| ()).await.unwrap_err();
+        let mut told = Vec::new();
+        let observe = |job: &Job, event: Event<'_>| {
+            if matches!(event, Event::Waiting { failure: Failure::DataLost, .. }) {
+                told.push(job.is_complete());
+            }
+        };
+        client.upload(&mut job, source, observe).await.unwrap();
+        assert_eq!(told, [false], "nothing is claimed of what was lost");
+        assert_eq!(server.briefs()[3..5], ["Ping", "Close-Session"]);
+        assert_eq!(server.briefs()[5..], [last, vec!["Close-Session".to_owned()]].concat());
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_loses_everything_each_time_is_given_up() {
+    let server = Server::start(|seen: &Seen| match seen.kind() {
+        "Create-Session" => created(),
+        "Fragment" => wants(5),
+        _ => error(404, "0x80070002"),
+    })
+    .await;
+    let (job, result) = upload(&server, 5).await;
+    assert!(matches!(result, Err(Error::GaveUp { last: Failure::DataLost, .. })), "{result:?}");
+    assert!((10..=60).contains(&server.briefs().iter().filter(|brief| *brief == "Close-Session").count()));
+    assert!(!job.is_complete());
+}
+
 #[tokio::test]
 async fn asks_where_the_server_stands_after_a_long_fragment_broke() {
     let total = 1 << 20;

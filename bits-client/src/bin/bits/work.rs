@@ -258,9 +258,7 @@ async fn upload_with(
 fn is_due(event: Event<'_>, saved: Instant) -> bool {
     match event {
         Event::Sending { .. } => false,
-        Event::Acknowledged { .. } | Event::Waiting { .. } | Event::ReplyReceived { .. } => {
-            saved.elapsed() >= SAVE_PERIOD
-        }
+        Event::Acknowledged { .. } | Event::ReplyReceived { .. } => saved.elapsed() >= SAVE_PERIOD,
         _ => true,
     }
 }
