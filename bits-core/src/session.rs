@@ -386,6 +386,11 @@ impl Session {
         }
     }
 
+    /// Whether a transition that was decided from the row `before` still fits.
+    pub fn is_unmoved(&self, before: &Self) -> bool {
+        (self.epoch, self.received, self.state) == (before.epoch, before.received, before.state)
+    }
+
     /// What to do with a Close-Session (section 3.2.5.2.7).
     pub fn on_close(&self, form: Form) -> CloseDecision {
         match self.state {
@@ -395,6 +400,9 @@ impl Session {
                 self.final_refusal().map_or(CloseDecision::Publish, CloseDecision::Refuse)
             }
             State::ReceiveFragments if form == Form::Override && !self.fragment_seen => CloseDecision::PublishEmpty,
+            // Its client may believe that all is here: it was told so before it was sent back. Who
+            // gives up sends Cancel-Session.
+            State::ReceiveFragments if self.epoch > 0 => CloseDecision::Refuse(Refusal::StagedDataVanished),
             State::ReceiveFragments => CloseDecision::Discard,
         }
     }
@@ -751,13 +759,15 @@ mod tests {
     /// Section 3.2.5.2.7 and decision 8.
     #[test]
     fn close_sessions() {
-        use CloseDecision::{Discard, End, Publish, PublishEmpty};
+        use CloseDecision::{Discard, End, Publish, PublishEmpty, Refuse};
         let named = Session { fragment_seen: true, ..fresh() };
+        let sent_back = Session { epoch: 1, ..holding(9, 9, 10) };
         for (session, native, overriding) in [
             (fresh(), Discard, PublishEmpty),
             (named, Discard, Discard),
             (holding(0, 0, 10), Discard, Discard),
             (holding(9, 9, 10), Discard, Discard),
+            (sent_back, Refuse(Refusal::StagedDataVanished), Refuse(Refusal::StagedDataVanished)),
             (holding(10, 0, 10), Publish, Publish),
             (holding(0, 0, 0), Publish, Publish),
             (in_state(State::Publish), Publish, Publish),

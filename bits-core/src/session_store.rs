@@ -52,8 +52,18 @@ pub trait SessionStore: Send + Sync + 'static {
     /// At most `limit` live sessions that have expired by the store's clock.
     async fn expired(&self, limit: u32) -> Result<Vec<Session>, SessionStoreError>;
 
-    /// At most `limit` sessions in states Publish and Notify whose `retry_at` is unset or past.
-    async fn unpublished(&self, limit: u32) -> Result<Vec<Session>, SessionStoreError>;
+    /// At most `limit` sessions in states Publish and Notify whose `retry_at` is unset or past, in
+    /// order of that, unset first, and of their ids, from the one after `after`.
+    async fn unpublished(
+        &self,
+        after: Option<(Timestamp, SessionId)>,
+        limit: u32,
+    ) -> Result<Vec<Session>, SessionStoreError>;
+
+    /// Whether the job of this session is this process's affair from now on, for half a minute:
+    /// false where another one that shares the rows has [claimed](Self::unpublished) it, which
+    /// listing it does too.
+    async fn claim_job(&self, id: SessionId) -> Result<bool, SessionStoreError>;
 
     /// At most `limit` tombstones that may have staged bytes to delete, in order of their end and
     /// id, from the one after `after`.

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_core::Stream;
 
-use crate::{Opened, PublishIntent, Session, SessionId, Source, StorageKey};
+use crate::{Opened, PublishIntent, Session, SessionId, Source, StorageKey, Timestamp};
 
 /// Keeps the bytes of uploads under way, and puts them at their destination.
 ///
@@ -210,6 +210,8 @@ pub struct StagedObject {
     pub id: String,
     /// The store's own name for it.
     pub name: String,
+    /// When it was written, by the store's clock.
+    pub written_at: Timestamp,
 }
 
 /// What is staged, as it is found.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bits_core::{
-    Ack, BodyError, Commit, Excess, Found, FragmentDecision, FragmentHead, Principal, QuotaOf, Refusal, Reply, Session,
+    Ack, BodyError, Commit, Excess, Found, FragmentDecision, FragmentHead, Principal, QuotaOf, Refusal, Session,
     SessionEventKind, SessionId, Stopped, StoreError, StoreErrorKind, Transition, Upload, VirtualPath, Written,
 };
 
@@ -41,7 +41,7 @@ impl Inner {
         match outcome {
             Ok(Step::Answer(ack)) => ack,
             Ok(Step::Publish) => match self.publish(id, false, self.patience(&call.directory)).await {
-                Outcome::Complete { total, reply } => complete(call, id, total, reply.as_ref()),
+                Outcome::Complete { total, reply } => complete(id, total, reply),
                 Outcome::Regressed { to } => Ack::fragment(id, to),
                 Outcome::Refused(refusal) => refused(refusal, id),
             },
@@ -104,7 +104,7 @@ impl Inner {
             // The last ack again, which promises that all of it stays.
             FragmentDecision::Held { next } if session.is_received() && session.synced < next => Ok(Step::Publish),
             FragmentDecision::Held { next: total } | FragmentDecision::Published { total } => {
-                Ok(Step::Answer(complete(call, session.id, total, session.reply.as_ref())))
+                Ok(Step::Answer(complete(session.id, total, self.reply_of(session))))
             }
             FragmentDecision::Publish => Ok(Step::Publish),
             FragmentDecision::Refuse(refusal) => Err(refusal),
@@ -326,12 +326,11 @@ impl Inner {
 }
 
 /// The ack of an upload that may have a reply.
-fn complete(call: &Call, id: SessionId, next: u64, reply: Option<&Reply>) -> Ack {
+fn complete(id: SessionId, next: u64, reply: Option<String>) -> Ack {
     let ack = Ack::fragment(id, next);
     match reply {
         None => ack,
-        Some(Reply::Static(url)) => ack.with_reply(url.clone()),
-        Some(Reply::Kept { .. }) => ack.with_reply(call.directory.reply_url(&call.destination, id)),
+        Some(url) => ack.with_reply(url),
     }
 }
 

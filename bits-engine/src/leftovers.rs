@@ -15,6 +15,9 @@ use crate::engine::{Inner, chain};
 
 /// Who still reads what was just replaced gets it.
 const GRACE: Duration = Duration::from_secs(30);
+/// For so long what belongs to no known session is left alone: another database may know it, or a
+/// backup of this one.
+const UNKNOWN: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 /// Objects that are looked at and deleted in one go.
 const BATCH: usize = 1000;
 
@@ -62,8 +65,9 @@ impl Inner {
         }
     }
 
-    /// Deletes what is staged and can never count: of no session, of an ended one, or written under
-    /// an older epoch of a live one and not named by its row. Returns how many objects.
+    /// Deletes what is staged and can never count: of an ended session, written under an older epoch
+    /// of a live one and not named by its row, or long ago and of no session. Returns how many
+    /// objects.
     pub(crate) async fn delete_orphans(&self, is_over: impl Fn() -> bool) -> Result<u64, SessionStoreError> {
         let mut deleted = 0;
         let folders: BTreeSet<(String, String)> =
@@ -96,6 +100,7 @@ impl Inner {
         for object in objects {
             by_session.entry(object.session).or_default().push(object);
         }
+        let now = self.sessions.now().await?;
         let mut orphans = Vec::new();
         for (id, mut objects) in by_session {
             // The row is read after the listing: what it does not name now it never will, since
@@ -106,7 +111,8 @@ impl Inner {
                     objects.retain(|object| object.epoch < session.epoch && !named.contains(&object.id));
                 }
                 Some(Found::Ended(tombstone)) if tombstone.unclean => continue,
-                Some(Found::Ended(_)) | None => {}
+                Some(Found::Ended(_)) => {}
+                None => objects.retain(|object| now.since(object.written_at) >= UNKNOWN),
             }
             orphans.append(&mut objects);
         }

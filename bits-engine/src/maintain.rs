@@ -15,6 +15,8 @@ use crate::{
 const BATCH: u32 = 256;
 /// Between two looks for interrupted jobs and left-over bytes.
 const TICK: Duration = Duration::from_secs(5);
+/// How long a sweep waits for the job of a session; it looks again the next time.
+const JOB_WAIT: Duration = Duration::from_secs(1);
 /// Before what could not be deleted is tried again.
 const REST: Duration = Duration::from_secs(60);
 /// Wall clock and monotonic clock may differ by as much between two sweeps.
@@ -54,6 +56,9 @@ struct Seen {
     trust: Trust,
     /// When the last sweep began.
     swept: Option<Instant>,
+    /// The last session with a job that is due that was looked at: those that wait long for their
+    /// turn do not stand in the way of others.
+    due: Option<(Timestamp, SessionId)>,
     cleaning: Cleaning,
 }
 
@@ -94,10 +99,10 @@ impl Engine {
             seen = inner.watch.0.lock() => seen,
             () = until.over() => return,
         };
-        let Seen { trust, swept, cleaning } = &mut *seen;
+        let Seen { trust, swept, due, cleaning } = &mut *seen;
         log(inner.cancel_disabled(&until).await.map(|_| ()));
         while !until.is_over() {
-            log(inner.finish_interrupted(&until).await);
+            log(inner.finish_some(due, &until).await);
             log(inner.clean_some(cleaning, &until).await.map(|_| ()));
             if swept.is_none_or(|swept| swept.elapsed() >= interval) {
                 *swept = Some(Instant::now());
@@ -116,7 +121,11 @@ impl Engine {
     /// tombstones. The clock is trusted.
     pub async fn tidy(&self) -> Result<(), SessionStoreError> {
         let until = Until::never();
-        self.inner.finish_interrupted(&until).await?;
+        let mut due = None;
+        self.inner.finish_some(&mut due, &until).await?;
+        while due.is_some() {
+            self.inner.finish_some(&mut due, &until).await?;
+        }
         let mut cleaning = Cleaning::default();
         while !self.inner.clean_some(&mut cleaning, &until).await? {}
         self.inner.purge(&until).await
@@ -141,12 +150,22 @@ impl Engine {
 }
 
 impl Inner {
-    async fn finish_interrupted(self: &Arc<Self>, until: &Until) -> Result<(), SessionStoreError> {
-        for session in self.sessions.unpublished(BATCH).await? {
+    /// Starts the next jobs that are due and not under way; `after` is none at the end.
+    async fn finish_some(
+        self: &Arc<Self>,
+        after: &mut Option<(Timestamp, SessionId)>,
+        until: &Until,
+    ) -> Result<(), SessionStoreError> {
+        let due = self.sessions.unpublished(*after, BATCH).await?;
+        *after = None;
+        for session in &due {
             if until.is_over() {
                 return Ok(());
             }
             self.start_job(session.id, false);
+        }
+        if let Some(last) = due.get(BATCH as usize - 1) {
+            *after = Some((last.retry_at.unwrap_or(Timestamp::from_millis(0)), last.id));
         }
         Ok(())
     }
@@ -221,17 +240,24 @@ impl Inner {
                 if until.is_over() {
                     return Ok(removed + ended);
                 }
-                // A job under way is the session's own; it is finished, not swept.
-                if session.state.is_job() {
-                    self.publish(session.id, false, self.limits.publish_wait).await;
+                if !self.is_at_work(session).await {
+                    ended += u64::from(self.end_in_turn(session, Ending::Expired).await);
                 }
-                ended += u64::from(self.end_in_turn(session, Ending::Expired).await);
             }
             removed += ended;
             if ended == 0 {
                 return Ok(removed);
             }
         }
+    }
+
+    /// Whether the session has a job under way, which is finished, not swept. One that nobody has
+    /// tried is begun.
+    async fn is_at_work(self: &Arc<Self>, session: &Session) -> bool {
+        if session.state.is_job() && session.retry_at.is_none() && !self.jobs.is_running(session.id) {
+            self.publish(session.id, false, JOB_WAIT).await;
+        }
+        self.jobs.is_running(session.id)
     }
 
     async fn cancel_all(&self, directory: &str, until: &Until) -> Result<u64, SessionStoreError> {

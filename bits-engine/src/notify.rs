@@ -12,8 +12,8 @@ use std::{
 use async_trait::async_trait;
 use bits_core::{
     Accepted, BodyError, ByteStream, Directory, Found, Hresult, MAXIMUM_URL, Notification, NotificationMode, Refusal,
-    Reply, Session, SessionEventKind, Source, Stopped, StoreError, StoreErrorKind, Transition, Upload, UploadStore,
-    header,
+    Reply, Session, SessionEventKind, SessionId, Source, Stopped, StoreError, StoreErrorKind, Transition, Upload,
+    UploadStore, header,
 };
 use bytes::Bytes;
 use futures_core::Stream;
@@ -30,6 +30,10 @@ use crate::{
 /// Between two tries to commit what came of telling: the first pause, doubled up to the longest.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// How often a server says that it still tells an application: a claim lasts for half a minute.
+const CLAIM_PAUSE: Duration = Duration::from_secs(10);
+/// How often another one looks whether that has come to an end.
+const LOOK_PAUSE: Duration = Duration::from_secs(1);
 
 /// Sends requests to server applications.
 #[async_trait]
@@ -145,8 +149,8 @@ impl Inner {
         outcome
     }
 
-    /// Tells the application once there is a place at it; none where somebody moved the session
-    /// by then.
+    /// Tells the application once there is a place at it, and no other server tells it; none where
+    /// somebody moved the session by then.
     async fn tell_in_turn(
         &self,
         session: &Session,
@@ -155,13 +159,35 @@ impl Inner {
     ) -> Result<Option<Told>, Refusal> {
         let place = self.queues.take(directory).await;
         self.jobs.tells(session.id);
-        if place.waited {
-            let found = self.sessions.load(session.id).await.map_err(|error| row_refusal(&error))?;
-            if !matches!(found, Some(Found::Live(now)) if now == *session) {
+        if place.waited && !self.stands(session).await? {
+            return Ok(None);
+        }
+        while !self.sessions.claim_job(session.id).await.map_err(|error| row_refusal(&error))? {
+            tokio::time::sleep(LOOK_PAUSE).await;
+            if !self.stands(session).await? {
                 return Ok(None);
             }
         }
-        Ok(Some(self.tell(session, directory, notification).await))
+        tokio::select! {
+            told = self.tell(session, directory, notification) => Ok(Some(told)),
+            () = self.keep_claim(session.id) => Ok(None),
+        }
+    }
+
+    /// Whether nobody has moved the session since its row was read.
+    async fn stands(&self, session: &Session) -> Result<bool, Refusal> {
+        let found = self.sessions.load(session.id).await.map_err(|error| row_refusal(&error))?;
+        Ok(matches!(found, Some(Found::Live(now)) if now.is_unmoved(session)))
+    }
+
+    /// Never ends: a claim that cannot be kept does not take back what the application was told.
+    async fn keep_claim(&self, id: SessionId) {
+        loop {
+            tokio::time::sleep(CLAIM_PAUSE).await;
+            if let Err(error) = self.sessions.claim_job(id).await {
+                tracing::warn!(session = %id, error = %chain(&error), "the claim of a notification cannot be kept");
+            }
+        }
     }
 
     /// Commits what came of telling. While the database takes nothing, that is kept here and tried

@@ -37,8 +37,8 @@ pub(crate) enum Outcome {
     Complete {
         /// Its size.
         total: u64,
-        /// What the server application gave for it.
-        reply: Option<Reply>,
+        /// Where the reply of the server application is.
+        reply: Option<String>,
     },
     /// Bytes were missing; the client is sent back.
     Regressed {
@@ -125,7 +125,7 @@ impl Inner {
             return Err(refusal);
         }
         match session.state {
-            State::WaitForClose => Ok(Some(Outcome::complete(&session))),
+            State::WaitForClose => Ok(Some(self.completed(&session))),
             State::Notify if session.copy => self.next_job(&session, closing).await,
             State::Notify => self.notify(&session).await,
             State::Publish => self.put(&session).await,
@@ -153,7 +153,9 @@ impl Inner {
     /// Makes the bytes durable, as the last ack promises; Close-Session is to publish them.
     async fn await_close(&self, session: &Session) -> Result<Option<Outcome>, Refusal> {
         if session.state == State::Notify {
-            self.commit(session, &Transition::Withdraw).await?;
+            if self.commit(session, &Transition::Withdraw).await?.is_none() {
+                return Ok(None);
+            }
         } else if session.synced < session.received {
             let store = self.storage(&session.storage)?;
             let upload = self.upload(session).await?;
@@ -177,7 +179,7 @@ impl Inner {
             }
             fault("last-fragment-after-commit");
         }
-        Ok(Some(Outcome::complete(session)))
+        Ok(Some(self.completed(session)))
     }
 
     /// Has the bytes made durable and the destination looked at, and commits the intent and the claim.
@@ -225,7 +227,7 @@ impl Inner {
         fault("publish-after-commit");
         self.forget_published(session).await;
         self.emit(published.progressed_at, &published, SessionEventKind::Published);
-        Ok(Some(Outcome::complete(&published)))
+        Ok(Some(self.completed(&published)))
     }
 
     async fn put_failed(
@@ -246,6 +248,22 @@ impl Inner {
             _ => self.postpone(session).await?,
         }
         Ok(Some(Outcome::Refused(refusal)))
+    }
+
+    fn completed(&self, session: &Session) -> Outcome {
+        Outcome::Complete { total: session.received, reply: self.reply_of(session) }
+    }
+
+    /// The URL of the reply, if there is one: that of the directory which the session is in, also
+    /// where another one answers for its path by now.
+    pub(crate) fn reply_of(&self, session: &Session) -> Option<String> {
+        match session.reply.as_ref()? {
+            Reply::Static(url) => Some(url.clone()),
+            Reply::Kept { .. } => {
+                let directory = self.directories.named(&session.directory)?;
+                Some(directory.reply_url(&session.destination, session.id))
+            }
+        }
     }
 
     /// A job that failed is tried again by the sweeper, or at the next packet.
@@ -302,12 +320,6 @@ impl Inner {
     }
 }
 
-impl Outcome {
-    fn complete(session: &Session) -> Self {
-        Self::Complete { total: session.received, reply: session.reply.clone() }
-    }
-}
-
 /// Its server application was to have it first, and is not known any more.
 pub(crate) fn note_unconfigured(session: &Session) {
     tracing::error!(
@@ -323,6 +335,11 @@ impl Jobs {
         if let Some(job) = self.lock().get_mut(&id) {
             job.is_telling = true;
         }
+    }
+
+    /// Whether a job of the session is under way in this process.
+    pub(crate) fn is_running(&self, id: SessionId) -> bool {
+        self.lock().contains_key(&id)
     }
 
     /// Whether a server application hears of the session now, as far as this process knows.

@@ -14,8 +14,8 @@ use std::{
 };
 
 use bits_core::{
-    Ack, BodyError, Commit, Directory, Ending, Found, Hresult, Principal, PublishAt, Quota, Session, SessionEvent,
-    SessionEventKind, SessionId, SessionStore, StorageKey, StoreErrorKind, Transition,
+    Ack, BodyError, Commit, Directory, Ending, Found, Hresult, Principal, PublishAt, Quota, Reply, Session,
+    SessionEvent, SessionEventKind, SessionId, SessionStore, StorageKey, StoreErrorKind, Transition,
     conformance::{ManualClock, MemorySessions, MemoryUploads, PublishFault},
 };
 use bits_engine::{Body, Caller, CancelError, Directories, Engine, Limits};
@@ -935,7 +935,41 @@ async fn a_job_whose_storage_is_not_configured_any_more_waits() {
     engine.tidy().await.unwrap();
     engine.stop().await;
     assert!(rig.row(id).await.retry_at.is_some());
-    assert_eq!(rig.sessions.unpublished(9).await.unwrap(), []);
+    assert_eq!(rig.sessions.unpublished(None, 9).await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn all_interrupted_jobs_are_finished_however_many_they_are() {
+    let rig = Rig::new();
+    for number in 0..600 {
+        let id = rig.create(&format!("/upload/{number}")).await;
+        rig.meddle(id, Transition::Begin { total: 0, quota: Quota::NONE }).await;
+        rig.meddle(id, Transition::Intend(bits_core::PublishIntent("put".to_owned()))).await;
+    }
+    rig.engine.tidy().await.unwrap();
+    rig.engine.stop().await;
+    assert_eq!(rig.sessions.unpublished(None, 9).await.unwrap(), []);
+    assert!(rig.stored("0").is_some() && rig.stored("599").is_some());
+}
+
+/// A directory that came between a session's own and its path has no reply of it.
+#[tokio::test]
+async fn a_reply_is_named_where_it_is() {
+    let rig = Rig::new();
+    let id = rig.create("/upload/new/f").await;
+    rig.meddle(id, Transition::Begin { total: 0, quota: Quota::NONE }).await;
+    rig.meddle(id, Transition::Notify { id: uuid::Uuid::new_v4() }).await;
+    rig.meddle(id, Transition::Delivered { reply: Some(Reply::Kept { length: 3 }), copy: false }).await;
+    let old = Directory::new("/upload", "memory", StorageKey::parse("store").unwrap());
+    let new = Directory::new("/upload/new", "memory", StorageKey::parse("new").unwrap());
+    let builder = Engine::builder(rig.sessions.clone(), Directories::new(vec![old, new]).unwrap());
+    let engine = builder.storage("memory", rig.hooks.clone()).build().unwrap();
+    let caller = Caller { principal: Principal::ANONYMOUS, address: None, secure: false };
+    let packet = Packet::new("/upload/new/f", "Fragment").session(id).range(0, 0, 0);
+    let ack = engine.handle(&packet.head(), caller, nothing()).await.unwrap();
+    let response = ack.into_response();
+    let url = response.headers()["BITS-Reply-URL"].to_str().unwrap();
+    assert!(url.starts_with("../BITS-Sessions/Replies/"), "{url}");
 }
 
 #[tokio::test]

@@ -99,8 +99,16 @@ impl SessionStore for Measured<dyn SessionStore> {
         rows("sweep", self.0.expired(limit)).await
     }
 
-    async fn unpublished(&self, limit: u32) -> Result<Vec<Session>, SessionStoreError> {
-        rows("sweep", self.0.unpublished(limit)).await
+    async fn unpublished(
+        &self,
+        after: Option<(Timestamp, SessionId)>,
+        limit: u32,
+    ) -> Result<Vec<Session>, SessionStoreError> {
+        rows("sweep", self.0.unpublished(after, limit)).await
+    }
+
+    async fn claim_job(&self, id: SessionId) -> Result<bool, SessionStoreError> {
+        rows("sweep", self.0.claim_job(id)).await
     }
 
     async fn unclean(

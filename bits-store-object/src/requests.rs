@@ -2,7 +2,7 @@
 
 use std::{fmt, future::Future, sync::Arc, time::Duration};
 
-use bits_core::SessionId;
+use bits_core::{SessionId, Timestamp};
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream::BoxStream};
 use http::Method;
@@ -211,7 +211,8 @@ impl Requests {
     }
 
     /// Names below the folder `name`, with their sizes; without the prefix.
-    pub(crate) fn list(&self, name: &str) -> BoxStream<'static, Result<String, Failed>> {
+    /// Names, and when each was written.
+    pub(crate) fn list(&self, name: &str) -> BoxStream<'static, Result<(String, Timestamp), Failed>> {
         let what = format!("list {name}");
         (self.observer)(Request::List);
         let path = match self.path(name) {
@@ -223,7 +224,8 @@ impl Requests {
         let named = listed.map_err(move |error| failed(what.clone(), error)).try_filter_map(move |meta| {
             let key = meta.location.as_ref();
             let below = key.strip_prefix(prefix.as_ref()).map(|rest| rest.trim_start_matches('/').to_owned());
-            std::future::ready(Ok(below))
+            let written_at = Timestamp::from_millis(meta.last_modified.timestamp_millis());
+            std::future::ready(Ok(below.map(|name| (name, written_at))))
         });
         named.boxed()
     }

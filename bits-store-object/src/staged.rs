@@ -17,12 +17,13 @@ const BATCH: usize = 500;
 pub(crate) fn list(requests: &Requests, folder: &StorageKey) -> StagedStream {
     let staging = format!("{}/", names::staging_folder(folder));
     let listed = requests.list(staging.trim_end_matches('/')).map_err(StoreError::from);
-    let parsed = listed.try_filter_map(move |name| {
+    let parsed = listed.try_filter_map(move |(name, written_at)| {
         let object = name.strip_prefix(&staging).and_then(names::parse).map(|(session, epoch, id)| StagedObject {
             session,
             epoch,
             id: id.to_owned(),
             name: name.clone(),
+            written_at,
         });
         std::future::ready(Ok(object))
     });
@@ -37,7 +38,8 @@ pub(crate) async fn discard(shared: &Shared, upload: &Upload) -> Result<(), Stor
     }
     let mut listed = shared.requests.list(&names::session_folder(upload)).chunks(BATCH);
     while let Some(chunk) = listed.next().await {
-        let names: Vec<String> = chunk.into_iter().collect::<Result<_, _>>()?;
+        let names: Vec<String> =
+            chunk.into_iter().map(|listed| listed.map(|(name, _)| name)).collect::<Result<_, _>>()?;
         shared.requests.delete(&names).await?;
     }
     Ok(())

@@ -59,8 +59,11 @@ pub(crate) struct CountByState(pub(crate) [Duration; 3]);
 /// At most as many sessions that have expired, claimed where several servers share the database.
 pub(crate) struct Expired(pub(crate) u32);
 
-/// At most as many sessions with a job that is due, claimed likewise.
-pub(crate) struct Unpublished(pub(crate) u32);
+/// At most as many sessions with a job that is due and that come after a place, claimed likewise.
+pub(crate) struct Unpublished {
+    pub(crate) after: Option<(Timestamp, SessionId)>,
+    pub(crate) limit: u32,
+}
 
 /// At most as many tombstones with something to delete that come after a place, claimed likewise.
 pub(crate) struct Unclean {
@@ -111,13 +114,17 @@ questions! {
         all(Statement::new(C::SQL.expired).bind(this.0), connection, rows::session).await
     };
     Unpublished => Vec<Session>: |this, connection| {
-        all(Statement::new(C::SQL.unpublished).bind(this.0), connection, rows::session).await
+        let (due_at, id) = this.after.unwrap_or(START);
+        let statement = Statement::new(C::SQL.unpublished).bind(this.limit).bind(due_at.as_millis()).bind(id);
+        // Rows that an UPDATE returns are in no order.
+        let mut due: Vec<Session> = all(statement, connection, rows::session).await?;
+        due.sort_by_key(|session| (session.retry_at.unwrap_or(Timestamp::from_millis(0)), session.id));
+        Ok(due)
     };
     Unclean => Vec<Tombstone>: |this, connection| {
         let (ended_at, id) = this.after.unwrap_or(START);
         let statement = Statement::new(C::SQL.unclean).bind(this.limit).bind(ended_at.as_millis()).bind(id);
         let mut unclean: Vec<Tombstone> = all(statement, connection, rows::tombstone).await?;
-        // Rows that an UPDATE returns are in no order.
         unclean.sort_by_key(|tombstone| (tombstone.ended_at, tombstone.id));
         Ok(unclean)
     };

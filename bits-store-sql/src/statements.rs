@@ -255,8 +255,11 @@ macro_rules! with_statements {
             unpublished = take!(
                 "session",
                 session_columns!(),
-                concat!("state IN ('publishing', 'notifying') AND coalesce(retry_at, 0) <= 0 + ", now!()),
-                "coalesce(retry_at, 0)"
+                concat!(
+                    "state IN ('publishing', 'notifying') AND coalesce(retry_at, 0) <= 0 + ", now!(),
+                    " AND (coalesce(retry_at, 0), id) > ($2, $3)"
+                ),
+                "coalesce(retry_at, 0), id"
             );
             unclean = take!(
                 "tombstone",

@@ -277,10 +277,17 @@ async fn servers_share_what_is_to_do() {
     assert_eq!(mine.len() + theirs.len(), 40);
     assert!(mine.iter().all(|session| theirs.iter().all(|other| other.id != session.id)));
     assert_eq!(one.expired(100).await.unwrap().len(), mine.len(), "what one has claimed it finds again");
-    assert_eq!(other.unpublished(10).await.unwrap(), [], "the other is at it");
-    assert_eq!(one.unpublished(10).await.unwrap(), std::slice::from_ref(&publishing));
+    assert_eq!(other.unpublished(None, 10).await.unwrap(), [], "the other is at it");
+    assert_eq!(one.unpublished(None, 10).await.unwrap(), std::slice::from_ref(&publishing));
+    assert!(one.claim_job(publishing.id).await.unwrap());
+    assert!(!other.claim_job(publishing.id).await.unwrap());
     psql(&url, "UPDATE session SET claimed_until = 0");
-    assert_eq!(other.unpublished(10).await.unwrap(), [publishing], "nobody is at it any more");
+    assert_eq!(
+        other.unpublished(None, 10).await.unwrap(),
+        std::slice::from_ref(&publishing),
+        "nobody is at it any more"
+    );
+    assert!(!one.claim_job(publishing.id).await.unwrap());
 
     for session in &mine {
         assert!(matches!(one.commit(session, &Transition::End(Ending::Expired)).await, Ok(Commit::Ended(_))));

@@ -208,7 +208,7 @@ fn is_rebuilt(path: &Path) -> bool {
 /// Whether losing the file itself loses nothing: SQLite rebuilds its shared memory, and a lock
 /// ends with its process.
 fn is_passing(path: &Path) -> bool {
-    path.file_name().is_some_and(|name| name == "state.db-shm" || name == "lock")
+    path.file_name().is_some_and(|name| name == "state.db-shm" || name == "lock" || name == "state.db.lock")
 }
 
 #[cfg(test)]

@@ -10,8 +10,8 @@ use std::{
 use futures_util::TryStreamExt;
 use object_store::ObjectStore as _;
 use tests::{
-    Fault, FaultProxy, Form, ObjectStore, Packet, Raw, Response, Server, ServerOptions, assert_error, assert_next,
-    assert_ok, pattern, python, server_binary, wait_until,
+    Behaviour, Fault, FaultProxy, Form, ObjectStore, Packet, Postgres, Raw, Response, Server, ServerOptions,
+    assert_error, assert_next, assert_ok, pattern, python, server_binary, wait_until,
 };
 
 const MIB: u64 = 1 << 20;
@@ -181,6 +181,50 @@ fn no_crash_loses_what_was_acknowledged() {
             assert_ok(&server.raw().close(&path, &session), 200);
         }
     }
+}
+
+/// Such as one that an operator tries out, or that came up with the wrong `state.url`.
+#[test]
+fn a_server_with_other_sessions_deletes_nothing_in_the_same_place() {
+    let store = ObjectStore::small();
+    let server = Server::start(options(&store, SQLITE, ""));
+    let content = pattern(1, 12 * MIB as usize);
+    let session = server.raw().create("/upload/file");
+    let cut = 9 * MIB as usize + 11;
+    let mut raw = server.raw();
+    assert_next(&raw.fragment("/upload/file", &session, 0, &content[..cut], content.len() as u64), cut as u64);
+    let staged = objects(&store);
+    assert!(staged.iter().any(|name| name.contains("BITS-Sessions")), "{staged:?}");
+    let other = Server::start(options(&store, SQLITE, "cleanup_interval = \"1s\""));
+    let sweeps = || other.metric("bits_sweep_seconds_count{result=\"done\"}");
+    wait_until("its first sweep is over", || sweeps() >= 2.0);
+    assert!(other.metric("bits_object_store_requests_total{request=\"list\"}") >= 1.0);
+    assert_eq!(objects(&store), staged);
+    send(&server, "/upload/file", &session, &content, content.len());
+    assert_stands(&server, "/upload/file", &content);
+}
+
+/// A balancer gives up on the first server, and the client asks the next.
+#[test]
+fn one_server_at_a_time_tells_the_application() {
+    let slow = Behaviour::Slow(Duration::from_secs(3), Box::new(Behaviour::reply(b"late")));
+    let application = tests::Application::start(slow);
+    let (store, url) = (ObjectStore::small(), Postgres::shared().database());
+    let state = format!("[state]\nurl = \"{url}\"\nmigrate = true");
+    let lines = application.lines("by-value", "maximum_upload_size = \"1GiB\"");
+    let options = options(&store, &state, &lines);
+    let servers = [Server::start(options.clone()), Server::start(options)];
+    let session = servers[0].raw().create("/upload/file");
+    let mut first = servers[0].raw();
+    first.send(&Packet::fragment(Form::Native, "/upload/file", &session, 0, b"hello", 5).encode());
+    wait_until("the application is told", || application.seen().len() == 1);
+    // Its first connection is gone.
+    drop(first);
+    let ack = servers[1].raw().fragment("/upload/file", &session, 0, b"hello", 5);
+    assert_next(&ack, 5);
+    let reply = ack.header("BITS-Reply-URL").unwrap();
+    assert_eq!(get(&servers[1], &format!("/upload/{reply}")).body, b"late");
+    assert_eq!(application.seen().len(), 1, "both told it");
 }
 
 #[test]

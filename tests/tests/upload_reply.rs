@@ -72,7 +72,9 @@ impl Terminal {
     /// Whether a job says how far its reply has come.
     fn knows_of_a_part(&self) -> bool {
         let Ok(jobs) = fs::read_dir(self.folder.path().join("jobs")) else { return false };
-        let texts = jobs.flatten().filter_map(|job| fs::read_to_string(job.path()).ok());
+        // One that is just being written does not count.
+        let files = jobs.flatten().map(|job| job.path()).filter(|path| path.extension().is_some_and(|it| it == "json"));
+        let texts = files.filter_map(|path| fs::read_to_string(path).ok());
         // The upload itself is told of by such a line too.
         let received = |line: &str| line.trim().strip_prefix("\"received\": ")?.trim_end_matches(',').parse().ok();
         texts.into_iter().any(|text| text.lines().filter_map(received).any(|count: u64| count > 1 << 20))

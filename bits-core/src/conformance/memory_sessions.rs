@@ -123,7 +123,7 @@ impl SessionStore for MemorySessions {
             self.failing.store(left - 1, Ordering::SeqCst);
             return Err(SessionStoreError::Unavailable("the commit was told to fail".into()));
         }
-        let Some(session) = rows.get(&from.id).and_then(Row::live).filter(|session| is_at(session, from)) else {
+        let Some(session) = rows.get(&from.id).and_then(Row::live).filter(|session| session.is_unmoved(from)) else {
             return Ok(Commit::Moved);
         };
         let Ok(after) = session.apply(transition, now) else { return Ok(Commit::Moved) };
@@ -197,10 +197,24 @@ impl SessionStore for MemorySessions {
         Ok(self.select(limit, |row| row.live().filter(|session| session.expires_at() <= now).cloned()))
     }
 
-    async fn unpublished(&self, limit: u32) -> Result<Vec<Session>, SessionStoreError> {
+    async fn unpublished(
+        &self,
+        after: Option<(Timestamp, SessionId)>,
+        limit: u32,
+    ) -> Result<Vec<Session>, SessionStoreError> {
         let now = self.clock.now();
-        let due = |session: &&Session| session.state.is_job() && session.retry_at.is_none_or(|at| at <= now);
-        Ok(self.select(limit, |row| row.live().filter(due).cloned()))
+        let place = |session: &Session| (session.retry_at.unwrap_or(Timestamp::from_millis(0)), session.id);
+        let due = |session: &&Session| {
+            session.state.is_job() && place(session).0 <= now && after.is_none_or(|after| place(session) > after)
+        };
+        let mut unpublished = self.select(u32::MAX, |row| row.live().filter(due).cloned());
+        unpublished.sort_by_key(place);
+        unpublished.truncate(limit as usize);
+        Ok(unpublished)
+    }
+
+    async fn claim_job(&self, _: SessionId) -> Result<bool, SessionStoreError> {
+        Ok(true)
     }
 
     async fn unclean(
@@ -295,10 +309,6 @@ impl Row {
 
 fn is_unfinished(session: &Session, new: &NewSession) -> bool {
     session.principal == new.principal && session.state != State::WaitForClose
-}
-
-fn is_at(session: &Session, from: &Session) -> bool {
-    (session.epoch, session.received, session.state) == (from.epoch, from.received, from.state)
 }
 
 /// Who publishes to the place that `transition` wants for `session`.

@@ -443,7 +443,7 @@ pub(super) async fn a_regress_ends_publishing(probe: impl SessionProbe) {
         assert_eq!((&back.intent, back.retry_at, back.epoch), (&None, None, publishing.epoch + 1));
         assert_eq!(store.pieces(back.id, 0).await.unwrap(), [piece(0, 4, "first")]);
         assert_eq!(store.commit(&publishing, &Transition::Published).await.unwrap(), Commit::Moved);
-        assert_eq!(store.unpublished(100).await.unwrap(), []);
+        assert_eq!(store.unpublished(None, 100).await.unwrap(), []);
         let whole = live(store.commit(&back, &advance(10, &[piece(4, 6, "again")])).await);
         let publishing = live(store.commit(&whole, &intend()).await);
         live(store.commit(&publishing, &Transition::Published).await);
@@ -636,15 +636,18 @@ pub(super) async fn unpublished_sessions_are_found(probe: impl SessionProbe) {
     live(store.commit(&withdrawn, &Transition::Withdraw).await);
     let cancelled = reach(store, Stage::Publish).await;
     ended(store.commit(&cancelled, &Transition::End(Ending::Cancelled)).await);
-    let mut found = store.unpublished(100).await.unwrap();
-    found.sort_by_key(|session| session.id);
-    due.sort_by_key(|session| session.id);
-    assert_eq!(found, due);
-    assert_eq!(store.unpublished(2).await.unwrap().len(), 2);
+    let place = |session: &Session| (session.retry_at.unwrap_or(Timestamp::from_millis(0)), session.id);
+    due.sort_by_key(place);
+    assert_eq!(store.unpublished(None, 100).await.unwrap(), due);
+    assert_eq!(store.unpublished(None, 2).await.unwrap(), due[..2]);
+    for (index, session) in due.iter().enumerate() {
+        assert_eq!(store.unpublished(Some(place(session)), 100).await.unwrap(), due[index + 1..]);
+        assert!(store.claim_job(session.id).await.unwrap(), "nobody else has it");
+    }
     let until = store.now().await.unwrap() + SHORT;
     let session = live(store.commit(&due[0], &Transition::Postpone { until }).await);
     probe.pass(MOMENT).await;
-    assert!(store.unpublished(100).await.unwrap().contains(&session));
+    assert!(store.unpublished(None, 100).await.unwrap().contains(&session));
 }
 
 /// Lists are filtered by each criterion, and by all together.

@@ -18,6 +18,8 @@ pub(crate) struct Upload {
     pub(crate) named: bool,
     pub(crate) total: Option<u64>,
     pub(crate) held: Vec<u8>,
+    /// Its client was sent back once, and may not know.
+    pub(crate) sent_back: bool,
     /// A publishing of it failed half-way and waits to be finished.
     pub(crate) stuck: bool,
     /// The application is to be told of it, or wants it published.
@@ -113,6 +115,9 @@ impl Ideal {
             self.uploads[who].named = true;
         }
         let whole = self.uploads[who].total == Some(upload_len(&self.uploads[who]));
+        if !whole && self.uploads[who].sent_back {
+            return Answer::Refused(Refusal::StagedDataVanished);
+        }
         if whole && !self.uploads[who].published {
             let answer = self.publish(who, true);
             if !matches!(answer, Answer::Ack(_)) {

@@ -212,6 +212,7 @@ impl World {
         let session = self.server.trust(self.server.regress(&session, to));
         assert!(session.received <= to);
         self.ideal.regress(who, session.received);
+        self.ideal.uploads[who].sent_back = true;
     }
 
     fn stale_write(&mut self, who: usize, len: usize) {
@@ -264,6 +265,7 @@ impl World {
             assert!(back.received >= session.synced || self.shaky[who], "synced bytes were lost: {session:?}");
             assert!(back.received <= session.received);
             self.ideal.regress(who, back.received);
+            self.ideal.uploads[who].sent_back |= back.epoch > session.epoch;
         }
     }
 
@@ -325,6 +327,7 @@ impl World {
                     assert!(session.received <= upload.held.len() as u64, "{session:?} has more than was sent");
                     upload.held.truncate(session.received as usize);
                     (upload.total, upload.named) = (session.total, session.fragment_seen);
+                    upload.sent_back = session.epoch > 0;
                     upload.published = session.state == State::WaitForClose;
                     upload.stuck = session.state == State::Publish;
                     upload.notifying = session.state == State::Notify;

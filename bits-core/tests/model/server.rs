@@ -151,12 +151,7 @@ impl Server {
             Some(Found::Ended(tombstone)) => return answer_of(tombstone.answer(&Packet::CloseSession(id))),
             None => return Answer::Refused(Refusal::SessionNotFound),
         };
-        let whole = session.is_received();
         let session = self.trust(session);
-        if whole && !session.is_received() {
-            // All of it was acknowledged: ending the session now would lose it without a word.
-            return Answer::Refused(Refusal::StagedDataVanished);
-        }
         let published = match session.on_close(form) {
             CloseDecision::Discard | CloseDecision::End => Ok(session),
             CloseDecision::Publish => self.publish(session, true),
@@ -183,7 +178,7 @@ impl Server {
 
     /// Finishes what is being published, ends what has expired, forgets what is long over.
     pub(crate) fn sweep(&self) {
-        for session in ready(self.sessions.unpublished(100)).unwrap() {
+        for session in ready(self.sessions.unpublished(None, 100)).unwrap() {
             self.settle(session);
         }
         for session in ready(self.sessions.expired(100)).unwrap() {

@@ -129,6 +129,27 @@ async fn while_the_database_is_away_nobody_is_told_again() {
     rig.engine.stop().await;
 }
 
+/// However long that takes, or nobody would publish what it wants.
+#[tokio::test(start_paused = true)]
+async fn a_session_whose_application_is_being_told_does_not_expire() {
+    let application = Application::with(0, true);
+    let rig = rig(&application, Some(1));
+    let (first, second) = (rig.create("/upload/f").await, rig.create("/upload/g").await);
+    let requests = [upload(&rig, "/upload/f", first), upload(&rig, "/upload/g", second)];
+    settle().await;
+    rig.clock.advance(Duration::from_secs(60 * 24 * 60 * 60));
+    assert_eq!(rig.engine.sweep().await.unwrap(), 0);
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    assert_eq!(rig.engine.sweep().await.unwrap(), 0);
+    application.answers.add_permits(2);
+    for request in requests {
+        let _ = request.await.unwrap();
+    }
+    settle().await;
+    assert_eq!((rig.stored("f").unwrap(), rig.stored("g").unwrap()), (Bytes::from("hello"), Bytes::from("hello")));
+    assert_eq!(application.told(), (2, 2));
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_application_is_told_of_so_many_at_once_and_the_others_wait() {
     let application = Application::new(0);

@@ -26,6 +26,7 @@ pub use self::open::PostgresError;
 use self::{database::Database, open::Server};
 use crate::{
     changes::{Change, Cleaned, Create, ForgetPieces, Purge, RaiseExpiry},
+    connection::{Connection, Operation, Statement},
     outbox::{Claim, Delivered, Forget, Postpone, Subscribers, Trim},
     reads::{
         Count, CountByState, Expired, List, Load, NextDue, Now, Pending, Pieces, Recent, ReplacedPieces, Unclean,
@@ -131,8 +132,16 @@ impl SessionStore for PostgresSessions {
         self.database.run(Expired(limit)).await
     }
 
-    async fn unpublished(&self, limit: u32) -> Result<Vec<Session>, SessionStoreError> {
-        self.database.run(Unpublished(limit)).await
+    async fn unpublished(
+        &self,
+        after: Option<(Timestamp, SessionId)>,
+        limit: u32,
+    ) -> Result<Vec<Session>, SessionStoreError> {
+        self.database.run(Unpublished { after, limit }).await
+    }
+
+    async fn claim_job(&self, id: SessionId) -> Result<bool, SessionStoreError> {
+        self.database.run(ClaimJob(id)).await
     }
 
     async fn unclean(
@@ -201,5 +210,22 @@ impl Outbox for PostgresSessions {
             forgotten += self.database.run(Forget(other)).await?;
         }
         Ok(forgotten)
+    }
+}
+
+/// Makes a job this server's for half a minute, if no other one has it.
+struct ClaimJob(SessionId);
+
+#[async_trait]
+impl Operation for ClaimJob {
+    type Output = bool;
+
+    fn is_single(&self) -> bool {
+        true
+    }
+
+    async fn run<C: Connection>(&self, connection: &mut C) -> Result<bool, SessionStoreError> {
+        let claimed = connection.execute(Statement::new(statements::CLAIM_JOB).bind(self.0)).await?;
+        Ok(claimed > 0)
     }
 }

@@ -92,6 +92,17 @@ pub(super) const LOCK_SESSIONS: &str =
     "SELECT CAST(pg_advisory_xact_lock(hashtextextended('sessions of ' || $1, 0)) AS TEXT)";
 pub(super) const LOCK_BYTES: &str =
     "SELECT CAST(pg_advisory_xact_lock(hashtextextended('bytes of ' || lower($1 COLLATE \"C\"), 0)) AS TEXT)";
+pub(super) const CLAIM_JOB: &str = concat!(
+    "UPDATE session SET claimed_by = ",
+    myself!(),
+    ", claimed_until = ",
+    now!(),
+    " + 30000 WHERE id = $1 AND (claimed_until IS NULL OR claimed_until <= ",
+    now!(),
+    " OR claimed_by = ",
+    myself!(),
+    ")"
+);
 /// One migration at a time.
 pub(super) const LOCK_SCHEMA: &str = "SELECT CAST(pg_advisory_xact_lock(4777777777777) AS TEXT)";
 

@@ -157,8 +157,17 @@ impl SessionStore for SqliteSessions {
         self.reader.read(Expired(limit)).await
     }
 
-    async fn unpublished(&self, limit: u32) -> Result<Vec<Session>, SessionStoreError> {
-        self.reader.read(Unpublished(limit)).await
+    async fn unpublished(
+        &self,
+        after: Option<(Timestamp, SessionId)>,
+        limit: u32,
+    ) -> Result<Vec<Session>, SessionStoreError> {
+        self.reader.read(Unpublished { after, limit }).await
+    }
+
+    /// The file is this process's alone.
+    async fn claim_job(&self, _: SessionId) -> Result<bool, SessionStoreError> {
+        Ok(true)
     }
 
     async fn unclean(
