@@ -53,7 +53,8 @@ impl Client {
 
     /// Downloads into `target` until it has everything, or for as long as there is hope. What has
     /// come is kept when the connection breaks or the future is dropped, and the rest is fetched only
-    /// of the same content. Before it writes a job down, the caller makes the target's bytes last.
+    /// of the same content. Before it writes a job down, the caller makes the target's bytes last; at [`DownloadEvent::Sealed`]
+    /// it must, so that a later run knows its own file.
     pub async fn download<F>(&self, job: &mut DownloadJob, target: Arc<dyn Target>, mut observe: F) -> Result<(), Error>
     where
         F: FnMut(&DownloadJob, DownloadEvent<'_>) + Send,

@@ -1,6 +1,9 @@
 //! Downloads (section 3.6): what stands at a URL is looked at, then fetched from where it broke off.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    io,
+    time::{Duration, SystemTime},
+};
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, Method, header};
@@ -9,7 +12,7 @@ use tokio::time::{Instant, timeout};
 use url::Url;
 
 use crate::{
-    Client, Error, Failure, Target,
+    Client, Error, Failure, Fingerprint, Target,
     answer::Answer,
     job::{now, without_credentials},
     link::{connection, has_credentials, shown_host},
@@ -34,6 +37,12 @@ pub struct DownloadJob {
     pub received: u64,
     /// Whether the target has put everything in its place.
     pub finished: bool,
+    /// What the target sealed, once everything had come: what it then puts in its place.
+    #[serde(default)]
+    pub sealed: Option<Fingerprint>,
+    /// Contents that were sealed before for the same place, and may stand there.
+    #[serde(default)]
+    pub earlier: Vec<Fingerprint>,
 }
 
 /// What tells one content of a URL from another.
@@ -58,6 +67,8 @@ pub enum DownloadEvent<'a> {
         /// The offset after the last of them.
         offset: u64,
     },
+    /// Everything has come, and the target puts it in its place next.
+    Sealed,
     /// The target has everything in its place.
     Finished,
     /// Something failed; the next try comes after a pause.
@@ -72,7 +83,13 @@ pub enum DownloadEvent<'a> {
 impl DownloadJob {
     /// A download of what stands at `url`.
     pub fn new(url: Url) -> Self {
-        Self { url, created: now(), found: None, received: 0, finished: false }
+        Self { url, created: now(), found: None, received: 0, finished: false, sealed: None, earlier: Vec::new() }
+    }
+
+    /// Forgets what came, for another content of the same target.
+    pub(crate) fn start_over(&mut self) {
+        self.earlier.extend(self.sealed.take());
+        (self.found, self.received, self.finished) = (None, 0, false);
     }
 
     /// The URL without user name and password, fit to be shown.
@@ -121,6 +138,8 @@ pub(crate) struct Fetch<'a> {
     target: &'a dyn Target,
     observe: &'a mut (dyn FnMut(&DownloadJob, DownloadEvent<'_>) + Send),
     patience: Patience,
+    /// The offset after the last byte that has come in this run.
+    furthest: u64,
     begun: Instant,
     /// Where a redirect led.
     moved: Option<Url>,
@@ -142,7 +161,8 @@ impl<'a> Fetch<'a> {
         observe: &'a mut (dyn FnMut(&DownloadJob, DownloadEvent<'_>) + Send),
     ) -> Self {
         let patience = Patience::new(client.retry);
-        Self { client, job, target, observe, patience, begun: Instant::now(), moved: None, redirects: 0 }
+        let begun = Instant::now();
+        Self { client, job, target, observe, patience, furthest: 0, begun, moved: None, redirects: 0 }
     }
 
     /// Fetches until the target has everything in its place, or for as long as there is hope.
@@ -150,23 +170,48 @@ impl<'a> Fetch<'a> {
         if self.job.finished {
             return Ok(());
         }
-        let held = self.target.held().await.map_err(Error::Target)?;
-        self.job.received = self.job.received.min(held);
+        if !self.is_placed().await.map_err(Error::Target)? {
+            let held = self.target.held().await.map_err(Error::Target)?;
+            self.job.received = self.job.received.min(held);
+            if self.job.sealed.as_ref().is_none_or(|sealed| self.job.received < sealed.size) {
+                self.fetch().await?;
+            }
+            self.place().await.map_err(Error::Target)?;
+        }
+        self.job.finished = true;
+        self.job.earlier.clear();
+        self.tell(DownloadEvent::Finished);
+        Ok(())
+    }
+
+    /// Whether an earlier run ended after it had put everything in its place.
+    async fn is_placed(&self) -> io::Result<bool> {
+        match &self.job.sealed {
+            Some(sealed) => self.target.is_placed(sealed).await,
+            None => Ok(false),
+        }
+    }
+
+    /// The observer knows what will stand there before it does: the run can end at any point.
+    async fn place(&mut self) -> io::Result<()> {
+        self.job.sealed = self.target.seal(self.job.size().unwrap_or(0)).await?;
+        self.tell(DownloadEvent::Sealed);
+        self.target.finish(&self.job.earlier).await
+    }
+
+    async fn fetch(&mut self) -> Result<(), Error> {
+        self.job.sealed = None;
         let mut is_looked_at = false;
         loop {
             let step = if is_looked_at { self.get().await } else { self.look().await };
             match step {
-                Ok(()) if is_looked_at => break,
+                Ok(()) if is_looked_at => return Ok(()),
                 Ok(()) => is_looked_at = true,
                 Err(Stop::Final(error)) => return Err(error),
                 Err(Stop::Moved(to)) => self.moved = Some(to),
                 Err(Stop::Later(failure, asked)) => self.wait(failure, asked).await?,
             }
         }
-        self.target.finish(self.job.size().unwrap_or(0)).await.map_err(Error::Target)?;
-        self.job.finished = true;
-        self.tell(DownloadEvent::Finished);
-        Ok(())
     }
 
     /// Asks what stands there, and whether it is what stood there before.
@@ -275,7 +320,11 @@ impl<'a> Fetch<'a> {
         let written = self.target.write(self.job.received, bytes).await;
         written.map_err(|error| Stop::Final(Error::Target(error)))?;
         self.job.received += length;
-        self.patience.progress(self.job.received, self.begun.elapsed());
+        // Where a server sends everything again each time, the same bytes are no progress.
+        if self.job.received > self.furthest {
+            self.furthest = self.job.received;
+            self.patience.progress(self.job.received, self.begun.elapsed());
+        }
         self.tell(DownloadEvent::Received { offset: self.job.received });
         Ok(())
     }
@@ -370,8 +419,11 @@ mod tests {
         let mut job = DownloadJob::new("http://me:pw@server/f".parse().unwrap());
         job.found = Some(Found { size: 5, etag: Some("\"a\"".to_owned()), modified: None });
         job.received = 3;
+        job.sealed = Some(Fingerprint { size: 5, modified: Some(1), identity: None });
         let text = serde_json::to_string(&job).unwrap();
         assert_eq!(serde_json::from_str::<DownloadJob>(&text).unwrap(), job);
         assert_eq!(job.shown_url().as_str(), "http://server/f");
+        let older = r#"{"url":"http://server/f","created":1,"found":null,"received":0,"finished":false}"#;
+        assert_eq!(serde_json::from_str::<DownloadJob>(older).unwrap().sealed, None);
     }
 }

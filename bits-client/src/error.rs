@@ -105,6 +105,9 @@ pub enum Failure {
     /// The server lost bytes that it had acknowledged.
     #[error("the server has lost the uploaded data; sending again what it misses")]
     DataLost,
+    /// The reply is no longer the one of which a part has come.
+    #[error("the server's reply has changed since it began to come: {0}; fetching it from its beginning")]
+    ReplyChanged(String),
     /// The server acknowledged a fragment without taking a byte, or took bytes back.
     #[error("the server wants to go on at byte {wanted} after byte {before}")]
     NoProgress {

@@ -53,6 +53,8 @@ pub enum Event<'a> {
         /// The offset after the last of them.
         offset: u64,
     },
+    /// The whole reply has come, and is put in its place next.
+    ReplySealed,
     /// The server's reply is in its place.
     ReplyFinished,
     /// Something failed; the next try comes after a pause.
@@ -79,6 +81,8 @@ pub(crate) struct Run<'a, F> {
     pace: Pace,
     /// Whether the job's offset is all that the server can hold: no fragment was cut short since.
     certain: bool,
+    /// Whether the session's reply was not there.
+    is_reply_missed: bool,
 }
 
 enum Step {
@@ -93,7 +97,7 @@ enum Step {
 impl<'a, F: FnMut(&Job, Event<'_>) + Send> Run<'a, F> {
     pub(crate) fn new(client: &'a Client, job: &'a mut Job, source: Arc<dyn Source>, observe: F) -> Self {
         let pace = Pace::new(client.fragments, job.largest_fragment);
-        Self { talk: Talk::new(client, job, observe), source, pace, certain: false }
+        Self { talk: Talk::new(client, job, observe), source, pace, certain: false, is_reply_missed: false }
     }
 
     pub(crate) async fn upload(mut self, reply: Option<Arc<dyn Target>>) -> Result<Uploaded, Error> {
@@ -149,7 +153,7 @@ impl<'a, F: FnMut(&Job, Event<'_>) + Send> Run<'a, F> {
             }
             Reply::TooMuch(answer) => self.too_much(&answer, range.length()),
             Reply::SessionLost => self.start_over().await,
-            Reply::DataLost => self.send_again(Failure::DataLost).await,
+            Reply::DataLost => self.data_lost().await,
             Reply::Again => {
                 self.certain = false;
                 self.pace.failed();
@@ -203,9 +207,29 @@ impl<'a, F: FnMut(&Job, Event<'_>) + Send> Run<'a, F> {
 
     /// Fetches the reply, if there is one and somebody wants it.
     async fn reply(&mut self, target: Option<&dyn Target>) -> Result<Step, Error> {
-        let upload = &mut *self.talk.job;
-        let url = upload.session.as_ref().and_then(|session| session.reply_url.clone());
+        let url = self.talk.job.session.as_ref().and_then(|session| session.reply_url.clone());
         let (Some(target), Some(url)) = (target, url) else { return Ok(Step::Close) };
+        match self.fetch_reply(target, url).await {
+            Ok(()) => Ok(Step::Close),
+            // Nothing of it is in its place.
+            Err(Error::DownloadChanged(how)) => {
+                self.talk.forget_reply();
+                self.talk.set_back(Failure::ReplyChanged(how)).await?;
+                Ok(Step::Reply)
+            }
+            // Perhaps it went with its session, which a fragment brings to light.
+            Err(Error::DownloadRefused { status: 404 | 410, .. }) if !self.is_reply_missed => {
+                self.is_reply_missed = true;
+                self.talk.forget_offset();
+                self.certain = false;
+                Ok(Step::Fragment)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn fetch_reply(&mut self, target: &dyn Target, url: Url) -> Result<(), Error> {
+        let upload = &mut *self.talk.job;
         // Whom the server names is not whom our password is for.
         let mut url = job::without_credentials(&url);
         if upload.trusts(&url) {
@@ -213,8 +237,11 @@ impl<'a, F: FnMut(&Job, Event<'_>) + Send> Run<'a, F> {
             let _ = url.set_username(upload.url.username());
             let _ = url.set_password(upload.url.password());
         }
-        let known = upload.reply.take().filter(|reply| reply.url == url);
-        let mut fetched = known.unwrap_or_else(|| DownloadJob::new(url));
+        let mut fetched = upload.reply.take().unwrap_or_else(|| DownloadJob::new(url.clone()));
+        if fetched.url != url {
+            fetched.start_over();
+            fetched.url = url;
+        }
         upload.reply = Some(fetched.clone());
         let (job, tell) = (&mut *self.talk.job, &mut self.talk.observe);
         let mut observe = |reply: &DownloadJob, event: DownloadEvent<'_>| {
@@ -222,39 +249,40 @@ impl<'a, F: FnMut(&Job, Event<'_>) + Send> Run<'a, F> {
             match event {
                 DownloadEvent::Found => {}
                 DownloadEvent::Received { offset } => tell(job, Event::ReplyReceived { offset }),
+                DownloadEvent::Sealed => tell(job, Event::ReplySealed),
                 DownloadEvent::Finished => tell(job, Event::ReplyFinished),
                 DownloadEvent::Waiting { pause, failure } => tell(job, Event::Waiting { pause, failure }),
             }
         };
-        Fetch::new(self.talk.client, &mut fetched, target, &mut observe).run().await?;
-        Ok(Step::Close)
+        Fetch::new(self.talk.client, &mut fetched, target, &mut observe).run().await
     }
 
     async fn close(&mut self) -> Result<Step, Error> {
         match self.talk.ask(PacketType::CloseSession, None).await? {
             Reply::Taken(..) => Ok(Step::Done),
             Reply::SessionLost => self.start_over().await,
-            Reply::DataLost => self.send_again(Failure::DataLost).await,
+            Reply::DataLost => self.data_lost().await,
             _ => Ok(Step::Close),
         }
     }
 
-    /// Has the server say what it holds, and sends what is missing.
-    async fn send_again(&mut self, failure: Failure) -> Result<Step, Error> {
+    /// The session is there; the next ack says what is left of its bytes.
+    async fn data_lost(&mut self) -> Result<Step, Error> {
+        self.talk.forget_offset();
+        self.talk.forget_reply();
         if let Some(session) = &mut self.talk.job.session {
-            session.received = None;
             session.reply_url = None;
         }
-        self.talk.job.reply = None;
         self.certain = false;
-        self.talk.set_back(failure).await?;
+        self.talk.set_back(Failure::DataLost).await?;
         Ok(Step::Fragment)
     }
 
     async fn start_over(&mut self) -> Result<Step, Error> {
         self.talk.job.session = None;
-        self.talk.job.reply = None;
+        self.talk.forget_reply();
         self.talk.moved = None;
+        self.is_reply_missed = false;
         self.talk.set_back(Failure::SessionLost).await?;
         Ok(Step::Create)
     }
@@ -395,6 +423,20 @@ impl<'a, F: FnMut(&Job, Event<'_>) + Send> Talk<'a, F> {
 
     fn progressed(&mut self, offset: u64) {
         self.patience.progress(offset, self.begun.elapsed());
+    }
+
+    /// Nothing is claimed of what the server holds.
+    fn forget_offset(&mut self) {
+        if let Some(session) = &mut self.job.session {
+            session.received = None;
+        }
+    }
+
+    /// What came of a reply is none of the next one.
+    fn forget_reply(&mut self) {
+        if let Some(reply) = &mut self.job.reply {
+            reply.start_over();
+        }
     }
 
     fn leave_host(&mut self) {

@@ -139,7 +139,7 @@ fn read_fully(file: &File, offset: u64, length: usize) -> io::Result<Bytes> {
     Ok(buffer.into())
 }
 
-fn nanoseconds(time: SystemTime) -> Option<i64> {
+pub(crate) fn nanoseconds(time: SystemTime) -> Option<i64> {
     match time.duration_since(UNIX_EPOCH) {
         Ok(after) => i64::try_from(after.as_nanos()).ok(),
         Err(before) => i64::try_from(before.duration().as_nanos()).ok().map(|nanos| -nanos),

@@ -109,6 +109,17 @@ async fn taking(silent_on: usize) -> Server {
     .await
 }
 
+/// The ack of the whole upload, with a reply.
+fn replied(url: &str) -> Reply {
+    ack(200, &[("BITS-Received-Content-Range", "20000"), ("BITS-Reply-URL", url)])
+}
+
+/// The files of unfinished downloads and replies.
+fn parts(folder: &Path) -> Vec<PathBuf> {
+    let paths = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    paths.filter(|path| path.extension().is_some_and(|extension| extension == "part")).collect()
+}
+
 fn is_empty(folder: &Path) -> bool {
     std::fs::read_dir(folder).unwrap().next().is_none()
 }
@@ -139,6 +150,95 @@ async fn options_are_followed_and_the_reply_is_named() {
     assert!(ended.out.contains(&format!("reply: {}", server.url("/up/replies/1"))), "{ended:?}");
     assert!(server.seen().iter().all(|seen| seen.method == "POST" && seen.target == "/up/f"));
     assert_eq!(server.seen()[1].length(), 6000);
+}
+
+/// A reply that the server keeps goes with its session.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reply_that_is_gone_is_not_named() {
+    let home = Home::new();
+    let server = Server::scripted([created(), replied(r"BITS-Sessions\Replies\{1}\responsefile.bin"), ok()]).await;
+    let ended = home.run(&["upload", "my file.bin", server.url("/up/f").as_str()]);
+    assert_eq!(ended.status, 0, "{ended:?}");
+    assert!(ended.out.contains("`bits upload-reply`") && !ended.out.contains("responsefile"), "{ended:?}");
+}
+
+/// The upload is done, whatever cannot be tidied up.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_removed_does_not_keep_a_job_that_is_done() {
+    let home = Home::new();
+    let folder = home.folder.path().to_owned();
+    let server = Server::start(move |seen: &Seen| match seen.kind() {
+        "Create-Session" => created(),
+        "Fragment" => wants(20_000),
+        _ => {
+            let part = parts(&folder).pop().unwrap();
+            std::fs::remove_file(&part).unwrap();
+            std::fs::create_dir(&part).unwrap();
+            ok()
+        }
+    })
+    .await;
+    let ended = home.run(&["upload-reply", "my file.bin", server.url("/up/f").as_str(), "-o", "reply"]);
+    assert_eq!(ended.status, 0, "{ended:?}");
+    assert!(ended.out.contains("the server has no reply") && ended.err.contains("cannot be removed"), "{ended:?}");
+    assert!(home.jobs().is_empty());
+}
+
+/// Wherever a download ended while it was put in its place, the next run sees how far it came.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_download_that_ended_in_its_last_step_needs_nothing_more() {
+    for step in ["none", "linked", "moved"] {
+        let home = Home::new();
+        let file = home.folder.path().join("made");
+        let in_the_way = file.clone();
+        let server = Server::start(move |seen: &Seen| {
+            if seen.method == "HEAD" {
+                return there(5, TAG);
+            }
+            std::fs::write(&in_the_way, "in the way").unwrap();
+            whole(TAG, "hello")
+        })
+        .await;
+        let ended = home.run(&["download", server.url("/f").as_str(), "made"]);
+        assert_eq!(ended.status, 1, "{ended:?}");
+        assert_eq!(std::fs::read(&file).unwrap(), b"in the way");
+        std::fs::remove_file(&file).unwrap();
+        let part = parts(home.folder.path()).pop().unwrap();
+        match step {
+            "linked" => std::fs::hard_link(part, &file).unwrap(),
+            "moved" => std::fs::rename(part, &file).unwrap(),
+            _ => {}
+        }
+        let ended = home.run(&["resume", home.jobs()[0]["job"].as_str().unwrap()]);
+        assert_eq!(ended.status, 0, "{step}: {ended:?}");
+        assert_eq!(std::fs::read(&file).unwrap(), b"hello");
+        assert_eq!(server.seen().len(), 2, "{step}: the server has nothing to do with it");
+        assert!(parts(home.folder.path()).is_empty() && home.jobs().is_empty());
+    }
+}
+
+/// The reply is in its place, the client dies, the session ends, and another one has another reply.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reply_is_replaced_by_that_of_the_next_session_and_nothing_else_is() {
+    for is_users in [false, true] {
+        let home = Home::new();
+        let reply = home.folder.path().join("reply");
+        let first = [created(), replied("r/1"), there(5, TAG), whole(TAG, "first"), Reply::Silence];
+        let second = [ok(), lost(), created(), replied("r/2"), there(3, TAG), whole(TAG, "2nd"), ok()];
+        let server = Server::scripted(first.into_iter().chain(second)).await;
+        let url = server.url("/up/f");
+        home.kill_after(&server, 5, &["upload-reply", "my file.bin", url.as_str(), "-o", "reply"]).await;
+        assert_eq!(std::fs::read(&reply).unwrap(), b"first");
+        if is_users {
+            std::fs::write(&reply, "the user's").unwrap();
+        }
+        let ended = home.run(&["resume"]);
+        assert_eq!(ended.status, i32::from(is_users), "{ended:?}");
+        let expected: &[u8] = if is_users { b"the user's" } else { b"2nd" };
+        assert_eq!(std::fs::read(&reply).unwrap(), expected);
+        assert_eq!(home.jobs().len(), usize::from(is_users));
+        assert!(is_users || parts(home.folder.path()).is_empty());
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

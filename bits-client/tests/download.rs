@@ -7,8 +7,8 @@ use std::{io, sync::Arc, sync::Mutex, time::Duration};
 
 use async_trait::async_trait;
 use bits_client::{
-    BytesSource, Client, DownloadEvent, DownloadJob, Error, Event, Failure, FragmentSize, Job, RetryPolicy, Source,
-    Target, Uploaded,
+    BytesSource, Client, DownloadEvent, DownloadJob, Error, Event, Failure, Fingerprint, FragmentSize, Job,
+    RetryPolicy, Source, Target, Uploaded,
 };
 use bytes::Bytes;
 use support::*;
@@ -38,10 +38,13 @@ impl Target for Memory {
         Ok(())
     }
 
-    async fn finish(&self, size: u64) -> io::Result<()> {
-        let mut held = self.0.lock().unwrap();
-        assert_eq!(held.0.len() as u64, size);
-        held.1 = true;
+    async fn seal(&self, size: u64) -> io::Result<Option<Fingerprint>> {
+        assert_eq!(self.0.lock().unwrap().0.len() as u64, size);
+        Ok(None)
+    }
+
+    async fn finish(&self, _earlier: &[Fingerprint]) -> io::Result<()> {
+        self.0.lock().unwrap().1 = true;
         Ok(())
     }
 }
@@ -50,21 +53,6 @@ fn client() -> Client {
     let pause = Duration::from_millis(1);
     let retry = RetryPolicy { first_pause: pause, longest_pause: pause * 4, give_up: Duration::from_secs(20) };
     Client::builder().retry(retry).fragment_size(FragmentSize::Fixed(5 * 1024)).build().unwrap()
-}
-
-/// An answer whose `Content-Length` is `length` and whose body may be shorter.
-fn text(status: u16, length: usize, headers: &[(&str, &str)], body: &str) -> String {
-    let mut text = format!("HTTP/1.1 {status} Scripted\r\nContent-Length: {length}\r\n");
-    for (name, value) in headers {
-        text += &format!("{name}: {value}\r\n");
-    }
-    text + "\r\n" + body
-}
-
-const TAG: &[(&str, &str)] = &[("ETag", "\"one\""), ("Last-Modified", "Sat, 29 Oct 1994 19:43:31 GMT")];
-
-fn seen(length: usize, headers: &[(&str, &str)]) -> Reply {
-    Reply::Answer(text(200, length, headers, ""))
 }
 
 fn part(range: &str, headers: &[(&str, &str)], body: &str) -> Reply {
@@ -91,7 +79,7 @@ fn methods(seen: &[Seen]) -> Vec<&str> {
 #[tokio::test]
 async fn a_file_is_looked_at_and_fetched() {
     let whole = Reply::Answer(text(200, 5, TAG, "hello"));
-    let (result, job, seen) = download([seen(5, TAG), whole]).await;
+    let (result, job, seen) = download([there(5, TAG), whole]).await;
     assert_eq!(result.unwrap().as_deref(), Some("hello"));
     assert!(job.finished && job.received == 5 && job.size() == Some(5));
     assert_eq!(methods(&seen), ["HEAD", "GET"]);
@@ -101,14 +89,14 @@ async fn a_file_is_looked_at_and_fetched() {
 
 #[tokio::test]
 async fn an_empty_file_needs_no_body() {
-    let (result, _, seen) = download([seen(0, TAG)]).await;
+    let (result, _, seen) = download([there(0, TAG)]).await;
     assert_eq!((result.unwrap().as_deref(), methods(&seen)), (Some(""), vec!["HEAD"]));
 }
 
 #[tokio::test]
 async fn what_was_cut_off_goes_on_where_it_stood() {
     let (result, _, seen) = download([
-        seen(10, TAG),
+        there(10, TAG),
         Reply::Cut(text(200, 10, TAG, "0123")),
         Reply::Close,
         refuse(503),
@@ -128,20 +116,20 @@ async fn without_a_tag_the_date_is_the_condition_and_without_both_it_starts_anew
     let weak = &[("ETag", "W/\"one\""), TAG[1]];
     for headers in [date, weak] {
         let (result, _, seen) =
-            download([seen(4, headers), Reply::Cut(text(200, 4, headers, "01")), part("bytes 2-3/4", headers, "23")])
+            download([there(4, headers), Reply::Cut(text(200, 4, headers, "01")), part("bytes 2-3/4", headers, "23")])
                 .await;
         assert_eq!(result.unwrap().as_deref(), Some("0123"));
         assert_eq!((seen[2].header("if-unmodified-since"), seen[2].header("if-match")), (Some(TAG[1].1), None));
     }
     let (result, _, seen) =
-        download([seen(4, &[]), Reply::Cut(text(200, 4, &[], "xx")), Reply::Answer(text(200, 4, &[], "0123"))]).await;
+        download([there(4, &[]), Reply::Cut(text(200, 4, &[], "xx")), Reply::Answer(text(200, 4, &[], "0123"))]).await;
     assert_eq!((result.unwrap().as_deref(), seen[2].header("range")), (Some("0123"), None));
 }
 
 #[tokio::test]
 async fn a_server_without_ranges_sends_all_again() {
     let all = Reply::Answer(text(200, 4, TAG, "0123"));
-    let (result, ..) = download([seen(4, TAG), Reply::Cut(text(200, 4, TAG, "01")), all]).await;
+    let (result, ..) = download([there(4, TAG), Reply::Cut(text(200, 4, TAG, "01")), all]).await;
     assert_eq!(result.unwrap().as_deref(), Some("0123"));
 }
 
@@ -156,12 +144,12 @@ async fn a_file_that_changed_is_refused() {
         Reply::Answer(text(200, 4, other, "abcd")),
         Reply::Answer(text(200, 5, TAG, "abcde")),
     ] {
-        let (result, job, _) = download([seen(4, TAG), Reply::Cut(text(200, 4, TAG, "01")), last.clone()]).await;
+        let (result, job, _) = download([there(4, TAG), Reply::Cut(text(200, 4, TAG, "01")), last.clone()]).await;
         assert!(matches!(result, Err(Error::DownloadChanged(_))), "{last:?}: {result:?}");
         assert_eq!(job.received, 2);
     }
     // In a later process too.
-    let server = Server::scripted([seen(4, other)]).await;
+    let server = Server::scripted([there(4, other)]).await;
     let target = Arc::new(Memory::default());
     target.write(0, Bytes::from_static(b"01")).await.unwrap();
     let mut job = DownloadJob::new(server.url("/up/f"));
@@ -176,7 +164,7 @@ async fn a_file_that_changed_is_refused() {
 async fn parts_that_were_not_asked_for_are_not_taken() {
     for wrong in [part("bytes 1-3/4", TAG, "123"), part("bytes 2-2/4", TAG, "2"), part("nonsense", TAG, "23")] {
         let (result, ..) =
-            download([seen(4, TAG), Reply::Cut(text(200, 4, TAG, "01")), wrong, part("bytes 2-3/4", TAG, "23")]).await;
+            download([there(4, TAG), Reply::Cut(text(200, 4, TAG, "01")), wrong, part("bytes 2-3/4", TAG, "23")]).await;
         assert_eq!(result.unwrap().as_deref(), Some("0123"));
     }
 }
@@ -189,7 +177,7 @@ async fn refusals_are_final_and_troubles_are_not() {
         assert_eq!(seen.len(), 1);
     }
     for status in [408, 429, 500, 502, 503, 504] {
-        let (result, ..) = download([refuse(status), seen(0, TAG)]).await;
+        let (result, ..) = download([refuse(status), there(0, TAG)]).await;
         assert_eq!(result.unwrap().as_deref(), Some(""), "{status}");
     }
     let (result, ..) =
@@ -199,7 +187,7 @@ async fn refusals_are_final_and_troubles_are_not() {
 
 #[tokio::test]
 async fn what_is_left_of_the_target_counts() {
-    let server = Server::scripted([seen(4, TAG), part("bytes 1-3/4", TAG, "123")]).await;
+    let server = Server::scripted([there(4, TAG), part("bytes 1-3/4", TAG, "123")]).await;
     let target = Arc::new(Memory::default());
     target.write(0, Bytes::from_static(b"0")).await.unwrap();
     let mut job = DownloadJob::new(server.url("/up/f"));
@@ -217,7 +205,7 @@ async fn what_is_left_of_the_target_counts() {
 
 #[tokio::test]
 async fn redirects_are_followed_without_the_password() {
-    let elsewhere = Server::scripted([seen(1, TAG), Reply::Answer(text(200, 1, TAG, "x"))]).await;
+    let elsewhere = Server::scripted([there(1, TAG), Reply::Answer(text(200, 1, TAG, "x"))]).await;
     let to = elsewhere.url("/there").to_string();
     let moved = Reply::Answer(text(302, 0, &[("Location", &to)], ""));
     let server = Server::scripted([moved]).await;
@@ -265,7 +253,7 @@ async fn the_reply_is_fetched_before_the_session_is_closed() {
         let server = Server::scripted([
             created(),
             last_ack(url),
-            seen(5, TAG),
+            there(5, TAG),
             Reply::Cut(text(200, 5, TAG, "he")),
             part("bytes 2-4/5", TAG, "llo"),
             ok(),
@@ -296,15 +284,77 @@ async fn an_upload_without_a_reply_is_closed_all_the_same() {
     assert_eq!((result.unwrap().reply_url, events.len(), target.whole()), (None, 0, None));
 }
 
-/// The session stays open for as long as its reply is not here.
+/// The session stays open for as long as its reply is not here, and it is there.
 #[tokio::test]
 async fn a_reply_that_cannot_be_had_leaves_the_session_open() {
-    let server = Server::scripted([created(), last_ack("r"), refuse(404)]).await;
+    let server = Server::scripted([created(), last_ack("r"), refuse(404), last_ack("r"), refuse(404)]).await;
     let source = Arc::new(BytesSource::new("abc"));
     let mut job = Job::new(server.url("/up/f"), source.fingerprint().await.unwrap());
     let (result, _) = upload_reply(&server, &mut job, source, Arc::new(Memory::default())).await;
     assert!(matches!(result, Err(Error::DownloadRefused { status: 404, .. })), "{result:?}");
     assert!(job.session.is_some());
+}
+
+/// It may have gone with the session: the server knows, and makes another in a new one.
+#[tokio::test]
+async fn a_reply_that_went_with_its_session_comes_with_the_next() {
+    for status in [404, 410] {
+        let first = [created(), last_ack("r/1"), there(4, TAG), Reply::Cut(text(200, 4, TAG, "01")), refuse(status)];
+        let second = [lost(), created(), last_ack("r/2"), there(3, TAG), whole(TAG, "new"), ok()];
+        let server = Server::scripted(first.into_iter().chain(second)).await;
+        let source = Arc::new(BytesSource::new("abc"));
+        let mut job = Job::new(server.url("/up/f"), source.fingerprint().await.unwrap());
+        let target = Arc::new(Memory::default());
+        let (result, _) = upload_reply(&server, &mut job, source, target.clone()).await;
+        result.unwrap();
+        assert_eq!(target.whole().as_deref(), Some("new"));
+        assert_eq!(server.seen()[5].kind(), "Fragment");
+        assert_eq!(server.seen()[8].target, "/up/r/2");
+    }
+}
+
+/// Nothing of it was put in its place, so that what stands there now is fetched instead.
+#[tokio::test]
+async fn a_reply_that_changed_is_fetched_from_its_beginning() {
+    let other = &[("ETag", "\"two\"")];
+    let begun = || [created(), last_ack("r"), there(4, TAG), Reply::Cut(text(200, 4, TAG, "01"))];
+    for (between, refused) in [(vec![refuse(412)], false), (vec![refuse(403), ok()], true)] {
+        let rest = [there(3, other), whole(other, "new"), ok()];
+        let rest = if refused { [vec![there(3, other)], rest.to_vec()].concat() } else { rest.to_vec() };
+        let server = Server::scripted(begun().into_iter().chain(between).chain(rest)).await;
+        let source = Arc::new(BytesSource::new("abc"));
+        let mut job = Job::new(server.url("/up/f"), source.fingerprint().await.unwrap());
+        let target = Arc::new(Memory::default());
+        let (mut result, _) = upload_reply(&server, &mut job, source.clone(), target.clone()).await;
+        if refused {
+            // A later process finds it.
+            result.unwrap_err();
+            (result, _) = upload_reply(&server, &mut job, source, target.clone()).await;
+        }
+        result.unwrap();
+        assert_eq!(target.whole().as_deref(), Some("new"));
+    }
+}
+
+#[tokio::test]
+async fn a_reply_that_changes_each_time_is_given_up() {
+    let mut count = 0;
+    let server = Server::start(move |request: &Seen| {
+        count += 1;
+        let tag = [("ETag", if count % 2 == 0 { "\"even\"" } else { "\"odd\"" })];
+        match (request.method.as_str(), request.kind()) {
+            ("HEAD", _) => there(4, &tag),
+            ("GET", _) => Reply::Cut(text(200, 4, &tag, "01")),
+            (_, "Create-Session") => created(),
+            _ => last_ack("r"),
+        }
+    })
+    .await;
+    let source = Arc::new(BytesSource::new("abc"));
+    let mut job = Job::new(server.url("/up/f"), source.fingerprint().await.unwrap());
+    let (result, _) = upload_reply(&server, &mut job, source, Arc::new(Memory::default())).await;
+    assert!(matches!(result, Err(Error::GaveUp { .. })), "{result:?}");
+    assert!(server.seen().len() < 300 && !server.briefs().contains(&"Close-Session".to_owned()));
 }
 
 /// The next process goes on with the reply, not with the upload.
@@ -313,11 +363,11 @@ async fn an_interrupted_reply_is_resumed() {
     let server = Server::scripted([
         created(),
         last_ack("r"),
-        seen(4, TAG),
+        there(4, TAG),
         Reply::Cut(text(200, 4, TAG, "01")),
         refuse(403),
         ok(),
-        seen(4, TAG),
+        there(4, TAG),
         part("bytes 2-3/4", TAG, "23"),
         ok(),
     ])
@@ -346,10 +396,28 @@ async fn no_hope_is_given_up() {
     assert!(matches!(result, Err(Error::GaveUp { last: Failure::DownloadStatus(503), .. })), "{result:?}");
 }
 
+/// The same bytes again are no progress: pauses grow, and the time to give up comes.
+#[tokio::test]
+async fn what_breaks_and_starts_anew_each_time_is_given_up() {
+    let server = Server::start(|request: &Seen| match request.method.as_str() {
+        "HEAD" => there(4, &[]),
+        _ => Reply::Cut(text(200, 4, &[], "01")),
+    })
+    .await;
+    let pause = Duration::from_millis(20);
+    let policy = RetryPolicy { first_pause: pause, longest_pause: pause * 4, give_up: pause * 20 };
+    let client = Client::builder().retry(policy).build().unwrap();
+    let mut job = DownloadJob::new(server.url("/f"));
+    let download = client.download(&mut job, Arc::new(Memory::default()), |_, _| ());
+    let result = tokio::time::timeout(Duration::from_secs(20), download).await.unwrap();
+    assert!(matches!(result, Err(Error::GaveUp { .. })), "{result:?}");
+    assert!(server.seen().len() < 30, "{}", server.seen().len());
+}
+
 /// A server that names a user in its reply URL does not get the password of another one sent there.
 #[tokio::test]
 async fn a_reply_elsewhere_gets_no_password() {
-    let elsewhere = Server::scripted([seen(1, TAG), Reply::Answer(text(200, 1, TAG, "x"))]).await;
+    let elsewhere = Server::scripted([there(1, TAG), Reply::Answer(text(200, 1, TAG, "x"))]).await;
     let reply = elsewhere.url("/r").to_string().replace("http://", "http://me@");
     let server = Server::scripted([created(), last_ack(&reply), ok()]).await;
     let source = Arc::new(BytesSource::new("abc"));

@@ -175,6 +175,27 @@ pub fn ok() -> Reply {
     ack(200, &[])
 }
 
+/// An answer whose `Content-Length` is `length` and whose body may be shorter.
+pub fn text(status: u16, length: usize, headers: &[(&str, &str)], body: &str) -> String {
+    let mut text = format!("HTTP/1.1 {status} Scripted\r\nContent-Length: {length}\r\n");
+    for (name, value) in headers {
+        text += &format!("{name}: {value}\r\n");
+    }
+    text + "\r\n" + body
+}
+
+pub const TAG: &[(&str, &str)] = &[("ETag", "\"one\""), ("Last-Modified", "Sat, 29 Oct 1994 19:43:31 GMT")];
+
+/// An answer to HEAD.
+pub fn there(length: usize, headers: &[(&str, &str)]) -> Reply {
+    Reply::Answer(text(200, length, headers, ""))
+}
+
+/// An answer to GET.
+pub fn whole(headers: &[(&str, &str)], body: &str) -> Reply {
+    Reply::Answer(text(200, body.len(), headers, body))
+}
+
 async fn serve(
     stream: TcpStream,
     connection: usize,

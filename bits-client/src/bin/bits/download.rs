@@ -64,14 +64,15 @@ pub(crate) async fn run(mut held: Held, retry_for: Duration) -> Result<Exit, Pro
         show.download(job, event);
         let is_due = !matches!(event, DownloadEvent::Received { .. }) || saved.elapsed() >= SAVE_PERIOD;
         if is_due {
-            held.entry.job = Work::Download(job.clone());
             saved = Instant::now();
-            if let Err(problem) = partial
-                .sync()
-                .map_err(|error| error.to_string())
-                .and_then(|()| held.save().map_err(|error| error.to_string()))
-            {
-                show.say(&format!("{problem}; the download goes on"));
+            // Not more is claimed than will be there. After this the target takes no more, which ends
+            // the download.
+            if partial.sync().is_err() {
+                return;
+            }
+            held.entry.job = Work::Download(job.clone());
+            if let Err(error) = held.save() {
+                show.say(&format!("{error}; the download goes on"));
             }
         }
     };
@@ -80,13 +81,12 @@ pub(crate) async fn run(mut held: Held, retry_for: Duration) -> Result<Exit, Pro
         () = interrupted() => None,
     };
     show.end();
-    // Not more is claimed than will be there.
     if target.sync().is_ok() {
         held.entry.job = Work::Download(job.clone());
     }
     Ok(match result {
         Some(Ok(())) => {
-            // One that had come before the job was resumed has left the file for its bytes unused.
+            // Where the file was in its place before the job was resumed, one for its bytes is left.
             let _ = FileTarget::discard(&held.entry.file, &held.entry.id).await;
             finish(held, &job, from, begun.elapsed())?
         }

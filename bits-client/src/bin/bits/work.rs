@@ -37,6 +37,8 @@ pub(crate) enum Problem {
     Password(#[from] PasswordError),
     #[error("cannot open {}: {cause}", path.display())]
     Open { path: PathBuf, cause: io::Error },
+    #[error("the file for the bytes of {} cannot be removed: {cause}", path.display())]
+    Remove { path: PathBuf, cause: io::Error },
     #[error("{} exists; remove it, or name another file", .0.display())]
     Exists(PathBuf),
     #[error("the path {} is not valid UTF-8; rename the file, or link to it under another name", .0.display())]
@@ -176,7 +178,7 @@ async fn discard(held: &Held) -> Result<(), Problem> {
     match made {
         Some(path) => {
             let removed = FileTarget::discard(path, &held.entry.id).await;
-            removed.map_err(|cause| Problem::Open { path: path.clone(), cause })
+            removed.map_err(|cause| Problem::Remove { path: path.clone(), cause })
         }
         None => Ok(()),
     }
@@ -215,11 +217,7 @@ async fn run(mut held: Held, job: Job, source: FileSource, retry_for: Duration) 
     let observe = |job: &Job, event: Event<'_>| {
         show.event(job, event);
         if is_due(event, saved) {
-            // No more of a reply is claimed than will be there.
-            if reply.as_ref().is_some_and(|reply| reply.sync().is_err()) {
-                return;
-            }
-            held.entry.job = Work::Upload(job.clone());
+            held.entry.job = Work::Upload(claimed(job, reply.as_ref()));
             saved = Instant::now();
             if let Err(error) = held.save() {
                 show.say(&format!("{error}; the upload goes on"));
@@ -231,14 +229,23 @@ async fn run(mut held: Held, job: Job, source: FileSource, retry_for: Duration) 
         () = interrupted() => None,
     };
     show.end();
-    if reply.is_none_or(|reply| reply.sync().is_ok()) {
-        held.entry.job = Work::Upload(job.clone());
-    }
+    held.entry.job = Work::Upload(claimed(&job, reply.as_ref()));
     Ok(match result {
         Some(Ok(uploaded)) => finish(held, &job, &uploaded, from, begun.elapsed()).await?,
         Some(Err(error)) => stop(held, &job, &error).await,
         None => keep(held, "interrupted"),
     })
+}
+
+/// The job as it is written down: no more of a reply is claimed than will be there.
+fn claimed(job: &Job, target: Option<&FileTarget>) -> Job {
+    let mut job = job.clone();
+    if let (Some(reply), Some(target)) = (&mut job.reply, target)
+        && target.sync().is_err()
+    {
+        reply.received = 0;
+    }
+    job
 }
 
 async fn upload_with(
@@ -271,18 +278,25 @@ async fn finish(held: Held, job: &Job, uploaded: &Uploaded, from: u64, time: Dur
     match (&uploaded.reply_url, reply) {
         (Some(_), Some(reply)) => {
             println!("the server's reply: {}", reply.display());
-            // One that came before the job was resumed has left the file for its bytes unused.
-            discard(&held).await?;
+        }
+        (Some(url), None) if is_of_session(url) => {
+            println!("the server had a reply, which went with the session; `bits upload-reply` fetches such");
         }
         (Some(url), None) => println!("the server's reply: {url}"),
-        (None, Some(_)) => {
-            println!("the server has no reply");
-            discard(&held).await?;
-        }
+        (None, Some(_)) => println!("the server has no reply"),
         (None, None) => {}
+    }
+    // The file for a reply is left where none came, or where it was in its place before.
+    if let Err(problem) = discard(&held).await {
+        eprintln!("bits: {problem}");
     }
     held.remove()?;
     Ok(Exit::Done)
+}
+
+/// Whether a reply stands where servers keep those that go with their sessions.
+fn is_of_session(url: &Url) -> bool {
+    url.path_segments().is_some_and(|mut names| names.any(|name| name.eq_ignore_ascii_case("BITS-Sessions")))
 }
 
 async fn stop(held: Held, job: &Job, error: &Error) -> Exit {
