@@ -15,7 +15,8 @@ use std::{
 
 use serde_json::json;
 use tests::{
-    Clock, Receiver, Reply, Request, Server, ServerOptions, Upload, assert_clean_log, server_binary, wait_until,
+    Application, Behaviour, Clock, Receiver, Reply, Request, Server, ServerOptions, Upload, assert_clean_log,
+    server_binary, wait_until,
 };
 
 const FRAGMENT: u64 = 64 * 1024;
@@ -124,6 +125,25 @@ fn sessions_that_end_otherwise_are_told() {
         assert_eq!(last.json()["data"]["received"], FRAGMENT);
         assert_eq!(last.json()["data"]["complete"], false);
     }
+}
+
+/// What a server application did not take, and what it took for itself.
+#[test]
+fn what_server_applications_do_is_told() {
+    let (receiver, application) = (Receiver::start(), Application::start(Behaviour::status(500)));
+    let directory = format!("[[directories]]\nurl_path = \"/upload\"\n{}\n", application.lines("by-value", ""));
+    let server = server(&format!("{directory}{}", receiver.webhook("")));
+    let mut raw = server.raw();
+    let session = raw.create("/upload/file");
+    assert_eq!(raw.fragment("/upload/file", &session, 0, b"content", 7).status, 500);
+    let failed = receiver.wait_taken(2).pop().unwrap().json();
+    assert_eq!((&failed["data"]["complete"], &failed["data"]["received"]), (&json!(false), &json!(7)));
+    assert!(failed["data"]["reason"].as_str().is_some_and(|reason| reason.contains("500")), "{failed}");
+    application.set(Behaviour::status(200));
+    assert_eq!(raw.fragment("/upload/file", &session, 0, b"content", 7).status, 200);
+    let completed = receiver.wait_taken(3).pop().unwrap().json();
+    assert_eq!((&completed["data"]["complete"], &completed["data"]["size"]), (&json!(true), &json!(7)));
+    assert_eq!(receiver.kinds_of(&session), ["session.created", "notification.failed", "upload.completed"]);
 }
 
 #[test]
