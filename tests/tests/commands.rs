@@ -1,9 +1,15 @@
 //! The operator's commands, beside a running server and without one.
 #![allow(clippy::unwrap_used, reason = "a test ends where something unforeseen happens")]
 
-use std::process::{Command, Output};
+use std::{
+    fs,
+    io::{BufRead, BufReader},
+    process::{Command, Output, Stdio},
+};
 
-use tests::{Server, ServerOptions, assert_error, assert_next, assert_staging_empty, server_binary, wait_until};
+use tests::{
+    Server, ServerOptions, assert_error, assert_next, assert_staging_empty, client_binary, server_binary, wait_until,
+};
 
 const PATH: &str = "/upload/a%20b/file.bin";
 
@@ -16,6 +22,33 @@ fn run(server: &Server, arguments: &[&str]) -> Output {
 fn said(output: &Output) -> String {
     assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+/// A server without a configuration says what to type, and that works.
+#[test]
+fn a_newcomer_learns_what_to_type() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = Command::new(server_binary());
+    command.args(["serve", "--listen", "127.0.0.1:0", "--data-dir", "data"]).current_dir(folder.path());
+    command.env("BITS__ADMIN__LISTEN", "127.0.0.1:0").stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut server = command.spawn().unwrap();
+    let lines = BufReader::new(server.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let mut typed: Vec<String> = Vec::new();
+    for line in lines {
+        typed.extend(line.strip_prefix("    ").map(str::to_owned));
+        if typed.len() == 2 {
+            break;
+        }
+    }
+    let url = typed[0].strip_prefix("bits upload FILE ").unwrap();
+    assert_eq!(typed[1], format!("Start-BitsTransfer -TransferType Upload -Source FILE -Destination {url}"));
+    fs::write(folder.path().join("FILE"), "hello").unwrap();
+    let mut client = Command::new(client_binary());
+    client.args(["upload", "FILE", url]).current_dir(folder.path()).env("BITS_JOBS_DIR", folder.path().join("jobs"));
+    said(&client.output().unwrap());
+    assert_eq!(fs::read(folder.path().join("data/files/upload/FILE")).unwrap(), b"hello");
+    server.kill().unwrap();
+    server.wait().unwrap();
 }
 
 #[test]
