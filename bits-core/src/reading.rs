@@ -26,6 +26,9 @@ pub struct ObjectInfo {
     /// When its content last changed: of a published upload, when it was published rather than
     /// when its bytes came, so that what replaces it is newer.
     pub modified: Timestamp,
+    /// Whether any other content at the same place has another second of `modified`, as a strong
+    /// date must (RFC 9110, section 8.8.2.2).
+    pub strong_date: bool,
     /// Another one for any other content at the same place, as a strong entity tag must be:
     /// visible ASCII without quotes.
     pub tag: String,

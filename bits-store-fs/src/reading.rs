@@ -98,6 +98,7 @@ impl Reading {
             Some(0) => Ok(Some(Box::new(Empty(ObjectInfo {
                 size: 0,
                 modified: Timestamp::from_millis(0),
+                strong_date: true,
                 tag: "empty".to_owned(),
             })))),
             Some(_) => Err(doubtful(0, format!("{shown} is gone"))),
@@ -124,7 +125,7 @@ fn info(stat: &Stat) -> ObjectInfo {
         "{:x}-{:x}-{:x}.{:x}-{:x}.{:x}",
         stat.st_ino, stat.st_size, stat.st_mtime, stat.st_mtime_nsec, stat.st_ctime, stat.st_ctime_nsec
     );
-    ObjectInfo { size: size(stat), modified: Timestamp::from_millis(millis), tag }
+    ObjectInfo { size: size(stat), modified: Timestamp::from_millis(millis), strong_date: true, tag }
 }
 
 struct OpenFile {

@@ -116,6 +116,8 @@ impl Object {
         let info = ObjectInfo {
             size: found.meta.size,
             modified: Timestamp::from_millis(found.meta.last_modified.timestamp_millis()),
+            // Two uploads may be published within one second.
+            strong_date: false,
             tag: plain(found.tag().trim_start_matches("W/")),
         };
         Self { requests, name, tag: found.meta.e_tag.clone(), info }

@@ -352,6 +352,7 @@ impl UploadStore for MemoryUploads {
             info: ObjectInfo {
                 size: object.data.len() as u64,
                 modified: Timestamp::from_millis(object.etag as i64 * 1000),
+                strong_date: true,
                 tag: object.etag.to_string(),
             },
             etag: object.etag,

@@ -12,6 +12,8 @@ pub(super) struct Validators {
     pub(super) modified: u64,
     /// The same of the answer; what `Date` says.
     pub(super) now: u64,
+    /// Whether other content has another date, once its second is over.
+    pub(super) strong_date: bool,
 }
 
 /// What the preconditions of a GET or HEAD come to.
@@ -51,7 +53,7 @@ impl Validators {
         match (values.next(), values.next()) {
             (None, _) => true,
             (Some(value), None) => {
-                let is_strong = self.modified < self.now;
+                let is_strong = self.strong_date && self.modified < self.now;
                 value.as_bytes() == self.etag.as_bytes()
                     || (is_strong && seconds(value).is_some_and(|date| date == self.modified))
             }
@@ -124,7 +126,7 @@ mod tests {
     const AFTER: &str = "Sat, 29 Oct 1994 19:43:32 GMT";
 
     fn validators() -> Validators {
-        Validators { etag: "\"a,b\"".to_owned(), modified: 783_459_811, now: 783_459_812 }
+        Validators { etag: "\"a,b\"".to_owned(), modified: 783_459_811, now: 783_459_812, strong_date: true }
     }
 
     fn map(headers: &[(&'static str, &str)]) -> HeaderMap {
@@ -211,6 +213,9 @@ mod tests {
         }
         let fresh = Validators { now: validators().modified, ..validators() };
         assert!(!fresh.permits_range(&map(&[("if-range", EXACT)])), "its second is not over");
+        let weak = Validators { strong_date: false, ..validators() };
+        assert!(!weak.permits_range(&map(&[("if-range", EXACT)])), "others may have the same");
+        assert!(weak.permits_range(&map(&[("if-range", "\"a,b\"")])));
         assert!(fresh.permits_range(&map(&[("if-range", "\"a,b\"")])));
     }
 }

@@ -155,7 +155,12 @@ fn content_range(range: &std::ops::Range<u64>, size: u64) -> String {
 fn validators(info: &ObjectInfo, now: SystemTime) -> Validators {
     let now = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let modified = u64::try_from(info.modified.as_millis()).unwrap_or(0) / 1000;
-    Validators { etag: format!("\"{}\"", info.tag), modified: modified.min(now).min(LAST_SECOND), now }
+    Validators {
+        etag: format!("\"{}\"", info.tag),
+        modified: modified.min(now).min(LAST_SECOND),
+        now,
+        strong_date: info.strong_date,
+    }
 }
 
 fn http_date(seconds: u64) -> String {
