@@ -133,6 +133,23 @@ impl Upload {
         Ok(self.acknowledged)
     }
 
+    /// Fetches the reply that the ack of the last fragment names, which comes again for that; from
+    /// the directory `/upload`, or somewhere else where nothing is fetched.
+    pub fn reply(&mut self) -> Sent<Vec<u8>> {
+        let last = &self.content[self.content.len() - 1..];
+        let packet = Packet::fragment(self.form, &self.path, self.session(), self.total() - 1, last, self.total());
+        let response = self.ask(&packet)?;
+        assert_ok(&response, 200);
+        let url = response.header("BITS-Reply-URL").expect("the last ack names the reply");
+        let Some(at) = url.find("BITS-Sessions/") else { return Ok(url.as_bytes().to_vec()) };
+        let request = format!("GET /upload/{} HTTP/1.1\r\nHost: localhost\r\n\r\n", &url[at..]);
+        let connection = self.connection()?;
+        connection.try_send(request.as_bytes())?;
+        let answer = connection.try_receive()?;
+        assert_eq!(answer.status, 200, "the reply is not there: {answer:#?}");
+        Ok(answer.body)
+    }
+
     /// Sends a Close-Session, which must succeed.
     pub fn close(&mut self) -> Sent<()> {
         let response = self.ask(&Packet::close(self.form, &self.path, self.session()))?;

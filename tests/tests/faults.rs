@@ -38,8 +38,21 @@ struct Scenario {
     /// Whether it has sent every fragment by then.
     whole: bool,
     overwrites: bool,
-    /// Whether a server application is told of the upload, which asks for it to be published.
-    notifies: bool,
+    /// Whether a server application is told of the upload.
+    told: Option<Told>,
+}
+
+/// What a server application is told, and what it does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Told {
+    /// It gets the upload, gives a reply, and wants it published.
+    Publish,
+    /// It gets the upload and gives a reply.
+    Reply,
+    /// It gets the name of the upload, and leaves a reply at the other one.
+    ByReference,
+    /// It gets the upload and names a reply that is elsewhere.
+    Elsewhere,
 }
 
 const UPLOAD: Scenario = Scenario {
@@ -50,10 +63,10 @@ const UPLOAD: Scenario = Scenario {
     cancels: false,
     whole: true,
     overwrites: false,
-    notifies: false,
+    told: None,
 };
 
-const SCENARIOS: [Scenario; 8] = [
+const SCENARIOS: [Scenario; 11] = [
     UPLOAD,
     Scenario { name: "overwrite", directory: "allow_overwrites = true", overwrites: true, ..UPLOAD },
     Scenario { name: "publish at close", directory: "publish = \"close-session\"", ..UPLOAD },
@@ -66,27 +79,52 @@ const SCENARIOS: [Scenario; 8] = [
         ..UPLOAD
     },
     Scenario { name: "close too early", whole: false, ..UPLOAD },
-    Scenario { name: "notify", notifies: true, ..UPLOAD },
+    Scenario { name: "notify", told: Some(Told::Publish), ..UPLOAD },
+    Scenario { name: "reply", told: Some(Told::Reply), directory: "publish = \"close-session\"", ..UPLOAD },
+    Scenario { name: "reply by reference", told: Some(Told::ByReference), ..UPLOAD },
+    Scenario { name: "reply elsewhere", told: Some(Told::Elsewhere), ..UPLOAD },
     Scenario { name: "empty", form: Form::Override, fragments: 0, ..UPLOAD },
 ];
 
-/// What all servers tell: it gives a reply, and wants everything published.
-static APPLICATION: LazyLock<Application> = LazyLock::new(|| {
+const REPLY: &[u8] = b"a reply";
+const ELSEWHERE: &str = "http://replies.example/x";
+
+/// What all servers tell.
+static APPLICATIONS: LazyLock<[Application; 4]> = LazyLock::new(|| {
     let copy = vec![("BITS-Copy-File-To-Destination", String::new())];
-    Application::start(Behaviour::Answer(200, copy, b"a reply".to_vec()))
+    [
+        Behaviour::Answer(200, copy, REPLY.to_vec()),
+        Behaviour::reply(REPLY),
+        Behaviour::Leave(REPLY.to_vec(), Vec::new()),
+        Behaviour::header("BITS-Static-Response-URL", ELSEWHERE),
+    ]
+    .map(Application::start)
 });
+
+impl Told {
+    fn lines(self, more: &str) -> String {
+        let kind = if self == Self::ByReference { "by-reference" } else { "by-value" };
+        APPLICATIONS[self as usize].lines(kind, more)
+    }
+
+    fn reply(self) -> &'static [u8] {
+        if self == Self::Elsewhere { ELSEWHERE.as_bytes() } else { REPLY }
+    }
+}
 
 impl Scenario {
     fn options(&self) -> ServerOptions {
-        match self.notifies {
-            true => ServerOptions::directory(&APPLICATION.lines("by-value", self.directory)),
-            false => ServerOptions::directory(self.directory),
+        match self.told {
+            Some(told) => ServerOptions::directory(&told.lines(self.directory)),
+            None => ServerOptions::directory(self.directory),
         }
     }
 
     /// Whether the file must stand at its destination in the end.
     fn publishes(&self) -> bool {
-        self.whole && !(self.cancels && self.directory.contains("close-session"))
+        self.whole
+            && !(self.cancels && self.directory.contains("close-session"))
+            && self.told.is_none_or(|told| told == Told::Publish)
     }
 
     fn upload(&self, server: &Server) -> Upload {
@@ -96,12 +134,17 @@ impl Scenario {
         upload
     }
 
-    /// All of the client's steps that are not done yet. Those done once are not done again.
-    fn go_on(&self, upload: &mut Upload) -> Sent<()> {
+    /// All of the client's steps that are not done yet. Those done once are not done again, nor is
+    /// a reply fetched again that it has.
+    fn go_on(&self, upload: &mut Upload, fetched: &mut bool) -> Sent<()> {
         upload.create()?;
         let wanted = if self.whole { upload.total() } else { upload.total() - FRAGMENT };
         while upload.acknowledged < wanted {
             upload.fragment(FRAGMENT)?;
+        }
+        if let Some(told) = self.told.filter(|_| !*fetched) {
+            assert_eq!(upload.reply()?, told.reply());
+            *fetched = true;
         }
         if self.cancels { upload.cancel() } else { upload.close() }
     }
@@ -192,16 +235,17 @@ fn dies_everywhere<'a, T: Sync>(
 /// next start publishes it, though no client comes back.
 #[test]
 fn what_an_application_took_is_published_without_the_client() {
-    let scenario = SCENARIOS.into_iter().find(|scenario| scenario.notifies).unwrap();
+    let scenario = SCENARIOS.into_iter().find(|scenario| scenario.told == Some(Told::Publish)).unwrap();
     let mut server = Server::start(scenario.options().env("BITS_FAULT", "notify-after-outcome"));
     let mut upload = scenario.upload(&server);
-    scenario.go_on(&mut upload).unwrap_err();
+    let mut fetched = false;
+    scenario.go_on(&mut upload, &mut fetched).unwrap_err();
     server.wait();
     assert_eq!(server.file(FILE), None);
     server.restart_with(scenario.options().data_dir(&server.data_dir()));
     wait_until("it is published", || server.file(FILE).is_some());
     assert!(server.file(FILE).unwrap() == upload.content);
-    scenario.go_on(&mut upload).unwrap();
+    scenario.go_on(&mut upload, &mut fetched).unwrap();
     assert_staging_empty(&server.files());
 }
 
@@ -212,7 +256,7 @@ fn a_file_that_appears_after_the_intent_is_not_replaced() {
     for directory in ["publish = \"last-fragment\"", "publish = \"close-session\""] {
         let mut server = Server::start(ServerOptions::directory(directory).env("BITS_FAULT", "intent-after-commit"));
         let mut upload = UPLOAD.upload(&server);
-        UPLOAD.go_on(&mut upload).unwrap_err();
+        UPLOAD.go_on(&mut upload, &mut false).unwrap_err();
         server.wait();
         put(&server, FOREIGN);
         server.restart_with(ServerOptions::directory(directory));
@@ -239,7 +283,7 @@ fn a_staged_file_that_was_swapped_is_not_published() {
     for point in points {
         let mut server = Server::start(ServerOptions::new().env("BITS_FAULT", "intent-after-commit"));
         let mut upload = UPLOAD.upload(&server);
-        UPLOAD.go_on(&mut upload).unwrap_err();
+        UPLOAD.go_on(&mut upload, &mut false).unwrap_err();
         server.wait();
         let staged = list_files(&server.files()).into_iter().find(|path| path.contains("BITS-Sessions")).unwrap();
         let (staged, other) = (server.files().join(staged), server.files().join("other"));
@@ -253,7 +297,7 @@ fn a_staged_file_that_was_swapped_is_not_published() {
 
         server.restart_with(ServerOptions::new().data_dir(&server.data_dir()));
         assert_eq!(upload.fragment_or_regress(FRAGMENT).unwrap(), 0, "{point}");
-        UPLOAD.go_on(&mut upload).unwrap_or_else(|error| panic!("{point}: {error}"));
+        UPLOAD.go_on(&mut upload, &mut false).unwrap_or_else(|error| panic!("{point}: {error}"));
         assert!(server.file(FILE).unwrap() == upload.content, "{point}: what was never sent was published");
         wait_until("nothing is left over", || list_files(&server.files()) == [FILE]);
     }
@@ -272,7 +316,8 @@ fn dies(scenario: Scenario, deadly: ServerOptions, signal: Signal, what: &str) -
     if scenario.overwrites {
         put(&server, OLD);
     }
-    if scenario.go_on(&mut upload).is_ok() {
+    let mut fetched = false;
+    if scenario.go_on(&mut upload, &mut fetched).is_ok() {
         return false;
     }
     assert_eq!(server.wait().signal(), Some(signal.as_raw()), "{what}");
@@ -284,7 +329,7 @@ fn dies(scenario: Scenario, deadly: ServerOptions, signal: Signal, what: &str) -
 
     let sound = scenario.options().data_dir(&server.data_dir());
     server.restart_with(sound);
-    scenario.go_on(&mut upload).unwrap_or_else(|error| panic!("{what}: {error}"));
+    scenario.go_on(&mut upload, &mut fetched).unwrap_or_else(|error| panic!("{what}: {error}"));
 
     if scenario.publishes() {
         assert_eq!(list_published(&server), [FILE], "{what}");
