@@ -72,7 +72,7 @@ pub struct NewSession {
     pub timeout: Duration,
     /// The URL of Create-Session with its query, where a server application will be told of it.
     pub url: Option<String>,
-    /// How many unfinished sessions this principal may have, this one included.
+    /// How many unfinished sessions this principal may have in this directory, this one included.
     pub limit: Option<u32>,
 }
 

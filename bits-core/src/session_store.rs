@@ -13,8 +13,8 @@ use crate::{Excess, NewSession, Piece, Principal, Session, SessionId, State, Tim
 #[async_trait]
 pub trait SessionStore: Send + Sync + 'static {
     /// Stores a new session, durably. [`SessionStoreError::Limit`] when the principal has
-    /// `new.limit` unfinished sessions (any state but WaitForClose) already; anonymous
-    /// callers pass no limit.
+    /// `new.limit` unfinished sessions (any state but WaitForClose) in `new.directory`, whatever its
+    /// ASCII case, already; anonymous callers pass no limit.
     async fn create(&self, new: &NewSession) -> Result<Session, SessionStoreError>;
 
     /// The session, live or ended.

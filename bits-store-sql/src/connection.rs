@@ -40,7 +40,7 @@ pub(crate) trait Connection: Send {
 /// What is counted before it grows.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Lock<'a> {
-    /// The unfinished sessions of a principal.
+    /// The unfinished sessions of a principal, in all directories.
     SessionsOf(&'a str),
     /// The unfinished bytes of a directory.
     BytesOf(&'a str),

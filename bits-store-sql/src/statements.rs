@@ -96,7 +96,7 @@ macro_rules! with_statements {
         $then! {
             now = concat!("SELECT ", now!(), " AS now");
 
-            /// No row where the principal has as many unfinished sessions as allowed.
+            /// No row where the principal has as many unfinished sessions in the directory as allowed.
             create = concat!(
                 "INSERT INTO session (id, principal, address, directory, destination, storage, folder, key, timeout, url, \
                    state, epoch, fragment_seen, received, synced, incarnation, copy, created_at, progressed_at, expires_at) \
@@ -104,7 +104,8 @@ macro_rules! with_statements {
                    'receiving', 0, 0, 0, 0, '', 0, clock.now, clock.now, clock.now + $9 \
                  FROM (SELECT ", now!(), " AS now) AS clock \
                  WHERE CASE WHEN $10 IS NULL THEN TRUE \
-                   ELSE (SELECT count(*) FROM session WHERE principal = $2 AND state <> 'complete') < $10 END \
+                   ELSE (SELECT count(*) FROM session WHERE principal = $2 AND state <> 'complete' \
+                     AND lower(directory) = ", folded!("$4"), ") < $10 END \
                  RETURNING ", session_columns!()
             );
 

@@ -308,7 +308,9 @@ impl Row {
 }
 
 fn is_unfinished(session: &Session, new: &NewSession) -> bool {
-    session.principal == new.principal && session.state != State::WaitForClose
+    session.principal == new.principal
+        && session.state != State::WaitForClose
+        && session.directory.eq_ignore_ascii_case(&new.directory)
 }
 
 /// Who publishes to the place that `transition` wants for `session`.

@@ -63,7 +63,7 @@ pub(super) async fn an_id_is_taken_once(probe: impl SessionProbe) {
     assert_eq!(load(store, session.id).await, Some(Found::Live(session)));
 }
 
-/// The limit counts unfinished sessions of one principal.
+/// The limit counts unfinished sessions of one principal in one directory.
 pub(super) async fn the_limit_counts_unfinished_sessions(probe: impl SessionProbe) {
     let store = probe.store();
     let of = |name: &str, limit| NewSession { principal: Principal::named(name), limit, ..plain() };
@@ -83,6 +83,11 @@ pub(super) async fn the_limit_counts_unfinished_sessions(probe: impl SessionProb
         ended(store.commit(&session, &Transition::End(Ending::Cancelled)).await);
     }
     store.create(&of("a@x", Some(2))).await.unwrap();
+    assert_limit(store.create(&of("a@x", Some(2))).await);
+    let within = |directory: &str, limit| NewSession { directory: directory.to_owned(), ..of("a@x", Some(limit)) };
+    store.create(&within("/Größe", 1)).await.unwrap();
+    assert_limit(store.create(&within("/gRößE", 1)).await);
+    store.create(&within("/GRÖßE", 1)).await.unwrap();
     assert_limit(store.create(&of("a@x", Some(2))).await);
 }
 

@@ -245,7 +245,7 @@ section! {
         folder_mode: Mode = "2750";
         /// How long a session without progress is kept.
         session_timeout: Duration = "14d";
-        /// Unfinished sessions of an authenticated user; anonymous callers have no limit.
+        /// Unfinished sessions of an authenticated user in this directory; anonymous callers have no limit.
         session_limit_per_user: Option<u32> = "50";
         /// Bytes of an authenticated user's unfinished uploads here, by their full sizes.
         unfinished_bytes_per_user: Option<Size> = "unlimited";

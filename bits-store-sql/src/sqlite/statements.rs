@@ -21,6 +21,13 @@ macro_rules! least {
     };
 }
 
+/// A directory's path as it is compared.
+macro_rules! folded {
+    ($path:literal) => {
+        concat!("lower(", $path, ")")
+    };
+}
+
 /// What names a row most cheaply.
 macro_rules! row {
     () => {
