@@ -1,5 +1,7 @@
 //! Keys that say who may use a directory, and the rules between them.
 
+use std::path::Path;
+
 use bits_core::{Access, StorageKey, UserPattern};
 use http::HeaderName;
 
@@ -188,8 +190,10 @@ fn takes_passwords(listener: &ListenerConfig) -> bool {
     local || listener.certificate.is_some() || listener.allow_plain_basic
 }
 
-/// Where users have folders of their own, no other directory takes uploads into them.
+/// Where users have folders of their own, no other directory takes uploads into them, and one name
+/// is one user.
 pub(super) fn check_personal(tables: &[Table], directories: &[DirectoryConfig], problems: &mut Problems) {
+    check_namesakes(tables, directories, problems);
     for (at, directory) in directories.iter().enumerate() {
         let intruder = directories.iter().enumerate().find(|(other_at, other)| {
             let same_folders = directory.storage_path == other.storage_path
@@ -213,6 +217,31 @@ pub(super) fn check_personal(tables: &[Table], directories: &[DirectoryConfig], 
             problems.add(tables[at].location(key), format!("directories.{key}"), message);
         }
     }
+}
+
+/// Two files of users may name two people alike, who would share a folder.
+fn check_namesakes(tables: &[Table], directories: &[DirectoryConfig], problems: &mut Problems) {
+    for (at, directory) in directories.iter().enumerate() {
+        let Some(users) = directory.htpasswd.as_deref().filter(|_| is_personal(directory)) else { continue };
+        let other = directories[..at].iter().position(|other| {
+            is_personal(other)
+                && overlap(&directory.storage_path, &other.storage_path)
+                && other.htpasswd.as_deref().is_some_and(|others| !is_same_file(users, others))
+        });
+        if let Some(other) = other {
+            let message = format!(
+                "users of {:?} ({}) have their folders in the same place, by another file: whoever is named alike in both would share one; name one file, or give one of the two a storage_path apart from the other's",
+                directories[other].url_path.as_str(),
+                tables[other].location("htpasswd"),
+            );
+            problems.add(tables[at].location("htpasswd"), "directories.htpasswd", message);
+        }
+    }
+}
+
+/// Links may lead to one file; one that is not there yet is told of later.
+fn is_same_file(one: &Path, other: &Path) -> bool {
+    one == other || one.canonicalize().is_ok_and(|one| other.canonicalize().is_ok_and(|other| one == other))
 }
 
 fn is_personal(directory: &DirectoryConfig) -> bool {

@@ -420,6 +420,10 @@ const MISTAKES: &[(&str, &str)] = &[
         "bits.toml:5: directories.per_user_folder: uploads to \"/b\" (bits.toml:7) could lead into the folders of users here; give one of the two a storage_path apart from the other's",
     ),
     (
+        "[[directories]]\nurl_path = \"/a\"\nauthentication = [\"basic\"]\nhtpasswd = \"u\"\nper_user_folder = true\n[[directories]]\nurl_path = \"/b\"\nstorage_path = \"a\"\nauthentication = [\"basic\"]\nhtpasswd = \"v\"\nper_user_folder = true",
+        "bits.toml:10: directories.htpasswd: users of \"/a\" (bits.toml:4) have their folders in the same place, by another file: whoever is named alike in both would share one; name one file, or give one of the two a storage_path apart from the other's",
+    ),
+    (
         "[[directories]]\nstore_as = \"{date}\"",
         "bits.toml:2: directories.store_as: must hold {path} or {session}, may hold {date} and, as a whole name before {path}, {user}, and be names joined by slashes",
     ),
@@ -701,7 +705,7 @@ host_id = "node-1.example"
 [[directories]]
 url_path = "/users"
 authentication = ["basic"]
-htpasswd = "users.htpasswd"
+htpasswd = "/etc/users"
 allow_users = ["Jo", "*@corp.example"]
 per_user_folder = true
 store_as = "{user}/{path}"
