@@ -119,6 +119,12 @@ impl Body {
         self.pace.as_ref().is_some_and(Pace::is_resting)
     }
 
+    /// Reads and drops at most `limit` bytes, for as long as they come.
+    pub(crate) async fn read_out(&mut self, limit: u64, waiting: Waiting, stop: &CancellationToken) {
+        let mut part = self.part(0, limit, waiting, stop.clone());
+        while let Some(Ok(_)) = part.next().await {}
+    }
+
     /// Reads and drops what is in flight: a client that is still sending sees a reset instead of
     /// the answer when the connection is closed on it. At most `limit` bytes and 10 s, and not
     /// beyond `stop`.
@@ -368,6 +374,29 @@ mod tests {
             later.cancel();
         });
         assert_eq!(part.next().await, Some(Err(BodyError::Cut)));
+    }
+
+    /// A login of several rounds goes on however slow the line is, and no longer than a body that is kept.
+    #[tokio::test(start_paused = true)]
+    async fn what_is_read_out_may_take_its_time() {
+        let waiting = Waiting { idle: Duration::from_secs(120), least_rate: None };
+        for (chunks, limit, rest) in [(60, 60, 0), (60, 59, 0), (200, 100, 99)] {
+            let (feed, mut body) = fed();
+            for _ in 0..chunks {
+                feed.send(Ok(Bytes::from_static(b"x"))).expect("the body is there");
+            }
+            drop(feed);
+            let slow = body.stream;
+            body.stream = Box::pin(slow.then(async |chunk| {
+                tokio::time::sleep(Duration::from_secs(5)).await;
+                chunk
+            }));
+            body.read_out(limit, waiting, &CancellationToken::new()).await;
+            assert_eq!(body.count().await, rest, "{chunks} {limit}");
+        }
+        let (_feed, mut body) = fed();
+        body.read_out(1, waiting, &CancellationToken::new()).await;
+        assert_eq!(body.fate().error(), Some(BodyError::Idle));
     }
 
     /// Else a client that sent too much never learns to send less.

@@ -13,7 +13,7 @@ use tracing::Instrument;
 use uuid::Uuid;
 
 use crate::{
-    body::{Body, LEAST_DRAIN},
+    body::{Body, LEAST_DRAIN, Waiting},
     cache::Cache,
     directories::{Directories, Route},
     faults::fault,
@@ -290,9 +290,22 @@ impl Engine {
     /// Refuses a request that is no business of the engine's, such as one of a caller who is not
     /// logged in. The body is read and dropped first, within the bounds of [`Engine::handle`].
     pub async fn refuse(&self, head: &Parts, refusal: Refusal, body: Body) -> Ack {
+        self.inner.refuse(refusal, body, self.drain_limit(head)).await
+    }
+
+    /// The same, where the next request must come by the same connection: the body is asked for if
+    /// the client waits for that, and read for as long as it comes, as one that is kept would be.
+    pub async fn refuse_and_go_on(&self, head: &Parts, refusal: Refusal, body: Body) -> Ack {
+        let mut body = body.awaiting_continue(false).paced(self.inner.bandwidth.clone());
+        let limits = self.inner.limits;
+        let waiting = Waiting { idle: limits.idle_timeout, least_rate: limits.minimum_rate };
+        body.read_out(self.drain_limit(head), waiting, &self.inner.stop).await;
+        Ack::refused(refusal, None)
+    }
+
+    fn drain_limit(&self, head: &Parts) -> u64 {
         let directory = self.directory(head.uri.path());
-        let drain_limit = directory.map_or(LEAST_DRAIN, |directory| directory.maximum_fragment_size.max(LEAST_DRAIN));
-        self.inner.refuse(refusal, body, drain_limit).await
+        directory.map_or(LEAST_DRAIN, |directory| directory.maximum_fragment_size.max(LEAST_DRAIN))
     }
 
     /// Cuts off every body; what came is committed and acknowledged no more. Waits for the

@@ -4,7 +4,7 @@ use std::{
     net::IpAddr,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -12,7 +12,7 @@ use std::{
 use bits_core::{Ack, BodyError, ContentRange, Form, PacketType, Refusal, header};
 use bits_engine::{Body, Caller, Fate};
 use bytes::Bytes;
-use futures_util::StreamExt;
+use futures_util::{StreamExt, stream::poll_fn};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header as http_header, request::Parts};
 use http_body_util::{BodyDataStream, Either, Full};
 use hyper::body::{Body as _, Incoming};
@@ -20,7 +20,7 @@ use tracing::Instrument;
 
 use crate::{
     admin::Watch,
-    auth::{Denial, Proof},
+    auth::{Bond, Denial, Proof},
     connection::ConnectionLimits,
     download::{self, AnswerBody},
     forwarded::TrustedProxies,
@@ -61,7 +61,8 @@ impl Service {
         let number = self.numbers.fetch_add(1, Ordering::Relaxed);
         let span = tracing::info_span!("request", id = number, address = %peer.address);
         let timing = Timing::start(self.watch.clone());
-        let body = stream(&head, body, Some(&timing));
+        let asking = Asking::of(&head, &body);
+        let body = stream(body, Some(&timing), &asking);
         // One request goes by one configuration.
         let settings = self.live.now();
         let answering = async {
@@ -70,7 +71,12 @@ impl Service {
                 Err(denial) => Some(settings.deny(&head, body, &peer, denial, &timing).await.map(Either::Left)),
             }
         };
-        answering.instrument(span).await.ok_or(Hangup)
+        let mut response = answering.instrument(span).await.ok_or(Hangup)?;
+        if asking.is_left_out() {
+            // Whether the client sends the body now is anybody's guess.
+            response.headers_mut().insert(http_header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        Ok(response)
     }
 }
 
@@ -128,7 +134,14 @@ impl Settings {
         denial: Denial,
         timing: &Timing,
     ) -> Response<Full<Bytes>> {
-        let ack = self.engine.refuse(head, denial.refusal.clone(), body).await;
+        let (fate, refusal) = (body.fate(), denial.refusal.clone());
+        let ack = match denial.bond {
+            Bond::None => self.engine.refuse(head, refusal, body).await,
+            // Without its body the connection could not go on.
+            Bond::Offered => self.engine.refuse(head, refusal, body.awaiting_continue(false)).await,
+            Bond::Needed => self.engine.refuse_and_go_on(head, refusal, body).await,
+        };
+        note_cut(&fate);
         let is_packet = Form::of(head).is_some();
         if is_packet {
             note(head, &ack, Some(peer.address), timing);
@@ -149,6 +162,25 @@ impl Settings {
             Some(directory) => self.authentication.identify(directory, head, peer).await,
             None => Ok(Proof::anonymous()),
         }
+    }
+}
+
+/// Whether a client holds its body back until it is asked for it (RFC 9110, 10.1.1), and whether it was.
+#[derive(Clone, Debug)]
+struct Asking {
+    awaited: bool,
+    done: Arc<AtomicBool>,
+}
+
+impl Asking {
+    fn of(head: &Parts, body: &Incoming) -> Self {
+        let expects = |expect: &HeaderValue| expect.as_bytes().eq_ignore_ascii_case(b"100-continue");
+        let awaited = !body.is_end_stream() && head.headers.get(http_header::EXPECT).is_some_and(expects);
+        Self { awaited, done: Arc::default() }
+    }
+
+    fn is_left_out(&self) -> bool {
+        self.awaited && !self.done.load(Ordering::Relaxed)
     }
 }
 
@@ -207,7 +239,8 @@ pub(crate) fn overloaded() -> Response<Full<Bytes>> {
 /// the answer.
 pub(crate) async fn drop_body(request: Request<Incoming>) {
     let (head, body) = request.into_parts();
-    stream(&head, body, None).drop_unread().await;
+    let asking = Asking::of(&head, &body);
+    stream(body, None, &asking).drop_unread().await;
 }
 
 /// Proxies (Caddy, whatever is written in Go) drop `Content-Length: 0` of methods that they do not know. By HTTP's own
@@ -218,13 +251,9 @@ fn say_empty(headers: &mut HeaderMap) {
     }
 }
 
-fn stream(head: &Parts, body: Incoming, timing: Option<&Timing>) -> Body {
-    let timing = timing.cloned();
-    let awaits = head
-        .headers
-        .get(http_header::EXPECT)
-        .is_some_and(|expect| expect.as_bytes().eq_ignore_ascii_case(b"100-continue"));
-    let chunks = BodyDataStream::new(body).map(move |chunk| match chunk {
+fn stream(body: Incoming, timing: Option<&Timing>, asking: &Asking) -> Body {
+    let (timing, asked) = (timing.cloned(), asking.done.clone());
+    let mut chunks = BodyDataStream::new(body).map(move |chunk| match chunk {
         Ok(chunk) => {
             timing.iter().for_each(Timing::byte_came);
             metrics::received(chunk.len());
@@ -232,7 +261,11 @@ fn stream(head: &Parts, body: Incoming, timing: Option<&Timing>) -> Body {
         }
         Err(_) => Err(BodyError::Disconnected),
     });
-    Body::new(chunks).awaiting_continue(awaits)
+    let chunks = poll_fn(move |context| {
+        asked.store(true, Ordering::Relaxed);
+        chunks.poll_next_unpin(context)
+    });
+    Body::new(chunks).awaiting_continue(asking.awaited)
 }
 
 /// Counts a body that ended early; one that we ended is logged, unless too many were.

@@ -60,9 +60,14 @@ fn assert_asked(response: &Response) {
     assert_eq!(response.header("WWW-Authenticate"), Some("Negotiate"), "{response:#?}");
 }
 
-/// Sends a packet by curl and gives the head of its answer.
+/// Sends a packet by curl and gives the heads of its answers.
 fn curl(realm: &Realm, kind: &str, headers: &[String], body: &Path) -> String {
+    curl_with(realm, &[], kind, headers, body)
+}
+
+fn curl_with(realm: &Realm, options: &[&str], kind: &str, headers: &[String], body: &Path) -> String {
     let mut curl = realm.kdc.curl(&one("jo"));
+    curl.args(options);
     let url = format!("http://localhost:{}{PATH}", realm.server.address().port());
     curl.args(["--ipv4", "--include", "--request", "BITS_POST", "--header", &format!("BITS-Packet-Type: {kind}")]);
     for header in headers {
@@ -103,6 +108,58 @@ fn curl_uploads_a_file() {
     let log = realm.server.log();
     assert!(log.lines().any(|line| line.contains("audit") && line.contains("jo@one.test")), "{log}");
     assert_clean_log(&realm.server.log_bytes());
+}
+
+/// It asks by `Expect: 100-continue` whether to send so much, with a token from the start or once it
+/// knows that it needs one.
+#[test]
+fn curl_uploads_large_fragments() {
+    const PART: usize = 2 << 20;
+    let realm = start("");
+    realm.kdc.login(&one("jo"));
+    let (empty, part) = (realm.server.folder().join("empty"), realm.server.folder().join("part"));
+    let bytes = pattern(4, 2 * PART);
+    fs::write(&empty, "").unwrap();
+    let created = curl(&realm, "Create-Session", &[format!("BITS-Supported-Protocols: {PROTOCOL}")], &empty);
+    let session = created.lines().find_map(|line| line.strip_prefix("bits-session-id: ")).unwrap();
+    for (first, scheme) in [(0, "--negotiate"), (PART, "--anyauth")] {
+        fs::write(&part, &bytes[first..first + PART]).unwrap();
+        let range = format!("Content-Range: bytes {first}-{}/{}", first + PART - 1, 2 * PART);
+        let session = format!("BITS-Session-Id: {session}");
+        let answers = curl_with(&realm, &[scheme], "Fragment", &[session, range], &part);
+        assert!(answers.contains("http/1.1 100 continue"), "{answers}");
+        assert!(answers.contains(&format!("bits-received-content-range: {}\r\n", first + PART)), "{answers}");
+        assert_eq!(answers.contains("http/1.1 401"), scheme == "--anyauth", "{answers}");
+    }
+    assert!(realm.server.file("upload/file.bin") == Some(bytes), "the file is what was sent");
+}
+
+/// A 401 that offers a login by this connection leaves the connection as it was, whether the client
+/// waits to be asked for its body or not.
+#[test]
+fn a_client_that_waits_for_100_continue_keeps_its_connection() {
+    let realm = start("");
+    let id = "{7df0354d-249b-430f-820d-3d2a9bef4931}";
+    let body = pattern(6, 300_000);
+    let packet = Packet::fragment(Form::Native, PATH, id, 0, &body, 300_000).with("Expect", "100-continue");
+    let mut raw = realm.server.raw();
+    for authorization in ["", "Negotiate AAAA"] {
+        let packet = packet.clone().with("Authorization", authorization);
+        for waits in [true, false] {
+            raw.send(&packet.head());
+            if waits {
+                assert_eq!(raw.receive().status, 100);
+            }
+            raw.send(&body);
+            let mut asked = raw.receive();
+            if asked.status == 100 {
+                asked = raw.receive();
+            }
+            assert_asked(&asked);
+        }
+    }
+    assert_ok(&ping(&mut raw, &token(&realm, &one("jo"))), 200);
+    assert_eq!(raw.create(PATH).len(), id.len());
 }
 
 #[test]

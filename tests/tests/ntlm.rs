@@ -1,7 +1,7 @@
 //! NTLM, within `Negotiate` and plain, by a client of another make.
 #![allow(clippy::unwrap_used, reason = "a test ends where something unforeseen happens")]
 
-use std::fs;
+use std::{fs, thread, time::Duration};
 
 use tests::{
     Form, Packet, Server, ServerOptions, assert_ack, assert_clean_log, assert_confined, assert_staging_empty, pattern,
@@ -26,10 +26,14 @@ fn start(lines: &str) -> Server {
 
 /// What the client is answered, a line each.
 fn upload(server: &Server, scheme: &str, protocol: &str, user: &str, password: &str) -> String {
+    upload_with(server, &[scheme, protocol, user, password], &[])
+}
+
+fn upload_with(server: &Server, login: &[&str; 4], more: &[&str]) -> String {
     let file = server.folder().join("file");
     fs::write(&file, pattern(5, 200_000)).unwrap();
     let mut client = python("ntlm.py");
-    client.args([&server.address().port().to_string(), scheme, protocol, user, password]).arg(&file);
+    client.arg(server.address().port().to_string()).args(login).arg(&file).args(more);
     let output = client.output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()
@@ -54,6 +58,38 @@ fn an_upload_by_ntlm() {
         assert_confined(&log);
         assert!(log.lines().any(|line| line.contains("audit") && line.contains("jo@corp.example")), "{log}");
     }
+}
+
+/// Whether the client waits to be asked for its body or not, each round leaves the connection as it was.
+#[test]
+fn rounds_with_100_continue_keep_their_connection() {
+    for (scheme, protocol) in [("NTLM", "ntlm"), ("Negotiate", "negotiate")] {
+        for manner in ["wait", "impatient"] {
+            let server = start("");
+            let answers = upload_with(&server, &[scheme, protocol, "CORP\\jo", PASSWORD], &[manner]);
+            let rounds = format!("Fragment 401 NTLM Negotiate\nFragment 401 {scheme}+\nFragment 200");
+            assert!(answers.contains(&rounds), "{scheme} {manner}: {answers}");
+            assert!(server.file("upload/ntlm.bin") == Some(pattern(5, 200_000)), "the file is what was sent");
+        }
+    }
+}
+
+/// A line on which a body takes longer than others that are refused are read.
+#[test]
+fn a_round_waits_for_a_slow_body() {
+    let server = start("");
+    let mut raw = server.raw();
+    let body = pattern(1, 26);
+    let id = "{7df0354d-249b-430f-820d-3d2a9bef4931}";
+    let packet = Packet::fragment(Form::Native, "/upload/x", id, 0, &body, 26);
+    raw.send(&packet.with("Authorization", &format!("NTLM {FIRST}")).head());
+    for byte in body {
+        raw.send(&[byte]);
+        thread::sleep(Duration::from_millis(450));
+    }
+    let second = raw.receive();
+    assert!(second.header("WWW-Authenticate").is_some_and(|value| value.starts_with("NTLM TlRM")), "{second:#?}");
+    assert_ack(&raw.ping("/upload/x"), 401, None);
 }
 
 #[test]

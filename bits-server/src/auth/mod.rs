@@ -171,7 +171,20 @@ pub(crate) struct Proof {
 #[derive(Debug)]
 pub(crate) struct Denial {
     pub(crate) refusal: Refusal,
+    /// What the next request has to do with this one's connection.
+    pub(crate) bond: Bond,
     challenges: Vec<HeaderValue>,
+}
+
+/// What a login that is not over has to do with its connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Bond {
+    /// Nothing.
+    None,
+    /// It may go on by a scheme that is bound to the connection.
+    Offered,
+    /// It goes on by this connection or not at all.
+    Needed,
 }
 
 impl Proof {
@@ -294,7 +307,8 @@ impl Authentication {
                 Verdict::Absent => {}
                 Verdict::Proved(principal, header) => return Ok(Proof { principal, header }),
                 Verdict::Continue(challenge) => {
-                    return Err(Denial { refusal: Refusal::Unauthenticated, challenges: vec![challenge] });
+                    let (refusal, bond) = (Refusal::Unauthenticated, Bond::Needed);
+                    return Err(Denial { refusal, bond, challenges: vec![challenge] });
                 }
                 Verdict::Wrong(user) => {
                     attempt.tally().count();
@@ -340,6 +354,16 @@ impl Scheme {
             Self::Negotiate(negotiate) => negotiate.challenges(head, peer),
         }
     }
+
+    /// Whether the rounds of a login must come by one connection.
+    #[cfg_attr(not(feature = "negotiate"), allow(unused_variables, reason = "some schemes look at the head"))]
+    fn is_bound_to_connections(&self, head: &Parts, peer: &Peer) -> bool {
+        match self {
+            Self::Basic(_) | Self::Certificate(_) | Self::Proxy(_) => false,
+            #[cfg(feature = "negotiate")]
+            Self::Negotiate(_) => !negotiate::is_shared(head, peer),
+        }
+    }
 }
 
 #[cfg_attr(not(feature = "negotiate"), allow(unused_variables, reason = "some schemes need all of it"))]
@@ -382,12 +406,13 @@ fn log_failure(directory: &str, user: Option<&Principal>) {
 }
 
 fn refused(refusal: Refusal) -> Denial {
-    Denial { refusal, challenges: Vec::new() }
+    Denial { refusal, bond: Bond::None, challenges: Vec::new() }
 }
 
 /// All schemes at once; 403 where none of them can be asked for by a challenge.
 fn offer(schemes: &[Scheme], head: &Parts, peer: &Peer) -> Denial {
     let challenges: Vec<_> = schemes.iter().flat_map(|scheme| scheme.challenges(head, peer)).collect();
     let refusal = if challenges.is_empty() { Refusal::AccessDenied } else { Refusal::Unauthenticated };
-    Denial { refusal, challenges }
+    let bound = schemes.iter().any(|scheme| scheme.is_bound_to_connections(head, peer));
+    Denial { refusal, bond: if bound { Bond::Offered } else { Bond::None }, challenges }
 }

@@ -20,8 +20,8 @@ use super::account::Account;
 static NTLM: Oid<'static> = Oid::from_slice(b"\x2b\x06\x01\x04\x01\x82\x37\x02\x02\x0a");
 /// Tokens that one exchange may take; NTLM within SPNEGO takes three.
 const MOST_ROUNDS: u32 = 6;
-/// How long a client may take over one exchange.
-const MOST_TIME: Duration = Duration::from_secs(60);
+/// How long a client may take over one exchange; a fragment may come with each token.
+const MOST_TIME: Duration = Duration::from_secs(5 * 60);
 
 /// What the server proves itself with, and checks others by.
 #[derive(Clone)]

@@ -15,7 +15,7 @@ use base64::{Engine as _, prelude::BASE64_STANDARD};
 use http::{HeaderValue, header as http_header, request::Parts};
 use tokio::{sync::Semaphore, task::spawn_blocking, time::timeout};
 
-use super::{Attempt, Verdict, header};
+use super::{Attempt, Tally, Verdict, header};
 use crate::{
     config::{Config, DirectoryConfig},
     peer::Peer,
@@ -29,7 +29,8 @@ const LONGEST: Duration = Duration::from_secs(60 * 60);
 /// How long the library may take over a token; it may ask a domain controller.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Calls into the library at once: each keeps a thread, which uploads need too.
-static ROOM: Semaphore = Semaphore::const_new(32);
+const AT_ONCE: u32 = 32;
+static ROOM: Semaphore = Semaphore::const_new(AT_ONCE as usize);
 
 /// Checks who sends requests to one directory.
 #[derive(Debug)]
@@ -93,16 +94,23 @@ impl Negotiate {
             Some(Bound::Pending(begun, exchange)) if begun == scheme => exchange,
             _ => self.acceptor.begin(),
         };
-        match step(exchange, token).await {
-            None => Verdict::Unavailable,
-            Some(Step::Failed(reason)) => wrong(&reason),
+        let stepped = match in_turn(attempt.tally(), move || exchange.step(&token)).await {
+            Turn::Taken(step) => step,
+            Turn::Locked => return Verdict::Locked,
+            Turn::Unavailable => return Verdict::Unavailable,
+        };
+        match stepped {
+            Step::Failed(reason) => {
+                log_failure(&reason);
+                Verdict::WrongAndCounted(None)
+            }
             // Its requests may come by other connections than they need; nobody has tried a password.
-            Some(Step::Continue(..)) if shared => Verdict::Absent,
-            Some(Step::Continue(token, exchange)) => {
+            Step::Continue(..) if shared => Verdict::Absent,
+            Step::Continue(token, exchange) => {
                 peer.memory.put(Bound::Pending(scheme, exchange));
                 Verdict::Continue(scheme.answer(&token))
             }
-            Some(Step::Done(proof)) => self.admit(proof, scheme, (!shared).then_some(peer)),
+            Step::Done(proof) => self.admit(proof, scheme, (!shared).then_some(peer)),
         }
     }
 
@@ -159,27 +167,71 @@ impl Scheme {
     }
 }
 
-/// None where there is no answer in time; its thread stays taken until there is one.
-async fn step(exchange: Exchange, token: Vec<u8>) -> Option<Step> {
-    let step = async {
+/// What came of waiting for a turn at the library.
+enum Turn {
+    Taken(Step),
+    /// Too many logins have failed meanwhile.
+    Locked,
+    /// There is no answer in time. The thread stays taken until there is one.
+    Unavailable,
+}
+
+/// A step, when there is room for it. The turn ends after a failure was counted: guesses at once are
+/// worth no more than one after the other.
+async fn in_turn(tally: Tally, step: impl FnOnce() -> Step + Send + 'static) -> Turn {
+    let turn = async {
         let permit = ROOM.acquire().await.ok()?;
-        let stepped = spawn_blocking(move || {
-            let step = exchange.step(&token);
+        let taken = spawn_blocking(move || {
+            let turn = if tally.is_locked() { Turn::Locked } else { Turn::Taken(step()) };
+            if let Turn::Taken(Step::Failed(_)) = &turn {
+                tally.count();
+            }
             drop(permit);
-            step
+            turn
         });
-        stepped.await.ok()
+        taken.await.ok()
     };
-    timeout(PATIENCE, step).await.ok().flatten()
+    timeout(PATIENCE, turn).await.ok().flatten().unwrap_or(Turn::Unavailable)
 }
 
 /// Whether more than one client may use this connection, as far as can be seen.
-fn is_shared(head: &Parts, peer: &Peer) -> bool {
+pub(super) fn is_shared(head: &Parts, peer: &Peer) -> bool {
     let signs = ["via", "forwarded", "x-forwarded-for"];
     peer.trusted_proxy || signs.iter().any(|sign| head.headers.contains_key(*sign))
 }
 
 fn wrong(reason: &str) -> Verdict {
-    tracing::info!(reason, "Negotiate failed");
+    log_failure(reason);
     Verdict::Wrong(None)
+}
+
+fn log_failure(reason: &str) {
+    tracing::info!(reason, "Negotiate failed");
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        future::{Future, poll_fn},
+        sync::Arc,
+        task::Poll,
+    };
+
+    use super::{super::throttle::Throttle, *};
+
+    /// Heads of a thousand requests can come before the first of their tokens fails.
+    #[tokio::test]
+    async fn who_waits_for_a_turn_is_locked_out_by_failures_meanwhile() {
+        let tally = Tally { throttle: Arc::new(Throttle::new(Some(1))), address: [192, 0, 2, 1].into() };
+        let all = ROOM.acquire_many(AT_ONCE).await.unwrap();
+        let mut waiting = std::pin::pin!(in_turn(tally.clone(), || panic!("it is looked at")));
+        let begun = poll_fn(|context| Poll::Ready(waiting.as_mut().poll(context)));
+        assert!(begun.await.is_pending());
+        let failing = std::pin::pin!(in_turn(tally.clone(), || Step::Failed(String::new())));
+        assert!(!tally.is_locked());
+        drop(all);
+        assert!(matches!(failing.await, Turn::Taken(Step::Failed(_))));
+        assert!(tally.is_locked(), "a failure is counted with its turn");
+        assert!(matches!(waiting.await, Turn::Locked));
+    }
 }
