@@ -147,6 +147,9 @@ impl Packet {
         if chunked && (form == Form::Native || kind != PacketType::Fragment || length.is_some()) {
             return Err(Refusal::Malformed("Transfer-Encoding where a Content-Length belongs"));
         }
+        if chunked && !is_only_chunked(&head.headers) {
+            return Err(Refusal::Malformed("a transfer coding other than chunked"));
+        }
         if length.is_none() && !chunked {
             return Err(Refusal::Malformed("Content-Length is missing"));
         }
@@ -203,6 +206,13 @@ fn packet_type(headers: &HeaderMap) -> Result<PacketType, Refusal> {
         .into_iter()
         .find(|kind| kind.as_str().eq_ignore_ascii_case(name))
         .ok_or(Refusal::Malformed("unknown BITS-Packet-Type"))
+}
+
+/// Whoever frames requests undoes this coding and no other: what is left of one before it would be
+/// stored as the file.
+fn is_only_chunked(headers: &HeaderMap) -> bool {
+    let mut codings = headers.get_all(http_header::TRANSFER_ENCODING).iter();
+    codings.next().is_some_and(|coding| coding.as_bytes().eq_ignore_ascii_case(b"chunked")) && codings.next().is_none()
 }
 
 fn content_length(headers: &HeaderMap) -> Result<Option<u64>, Refusal> {
@@ -486,6 +496,7 @@ mod tests {
     #[test]
     fn fragments() {
         let chunked = "Transfer-Encoding where a Content-Length belongs";
+        let coded = "a transfer coding other than chunked";
         let differ = "Content-Length and Content-Range differ";
         for (lines, on_native, on_override) in [
             ("Content-Length: 5\nContent-Range: bytes 0-4/10", Ok("bytes 0-4/10"), Ok("bytes 0-4/10")),
@@ -509,6 +520,11 @@ mod tests {
             ("Content-Range: bytes 0-4/10", Err("Content-Length is missing"), Err("Content-Length is missing")),
             ("Content-Range: bytes 0-4/10\nTransfer-Encoding: chunked", Err(chunked), Ok("bytes 0-4/10")),
             ("Content-Length: 5\nContent-Range: bytes 0-4/10\nTransfer-Encoding: chunked", Err(chunked), Err(chunked)),
+            ("Content-Range: bytes 0-4/10\nTransfer-Encoding: Chunked", Err(chunked), Ok("bytes 0-4/10")),
+            ("Content-Range: bytes 0-4/10\nTransfer-Encoding: gzip, chunked", Err(chunked), Err(coded)),
+            ("Content-Range: bytes 0-4/10\nTransfer-Encoding: gzip\nTransfer-Encoding: chunked", Err(chunked), Err(coded)),
+            ("Content-Range: bytes 0-4/10\nTransfer-Encoding: chunked, chunked", Err(chunked), Err(coded)),
+            ("Content-Range: bytes 0-4/10\nTransfer-Encoding: ,chunked", Err(chunked), Err(coded)),
             (
                 "Content-Length: 5\nContent-Range: bytes 0-4/10\nContent-Encoding: Identity",
                 Ok("bytes 0-4/10"),

@@ -208,6 +208,20 @@ fn transfer_codings_other_than_chunked_are_refused() {
     assert_goes_on(&server, &session, 5);
 }
 
+/// The server undoes chunks alone: what is coded besides is not what the file holds.
+#[test]
+fn codings_before_the_chunks_are_refused() {
+    let (server, mut raw, session) = half_uploaded(ServerOptions::new(), Form::Override);
+    for coding in ["gzip, chunked", "identity, chunked", "chunked, chunked", ",chunked"] {
+        let packet = Packet::fragment(Form::Override, PATH, &session, 5, b"world", 10)
+            .without("Content-Length")
+            .with("Transfer-Encoding", coding)
+            .raw_body(b"5\r\nworld\r\n0\r\n\r\n");
+        assert_error(&raw.ask(&packet), 400, INVALID_ARGUMENT);
+    }
+    assert_goes_on(&server, &session, 5);
+}
+
 #[test]
 fn absurdly_many_headers_are_refused() {
     let server = Server::start(ServerOptions::new());
@@ -368,6 +382,7 @@ fn a_refused_packet_that_waits_for_100_continue_is_not_asked_for_its_body() {
         let response = raw.receive();
         assert_eq!((response.status, response.next_offset()), (416, Some(5)), "{response:#?}");
         assert_invariants(&response);
+        assert_eq!(response.header("Connection"), Some("close"));
         assert!(start.elapsed() < Duration::from_secs(5), "nothing is in flight that could be waited for");
         // The client may send the body all the same: it must not be read as a request.
         assert!(raw.is_closed(), "the connection cannot go on");
@@ -496,6 +511,8 @@ fn too_many_connections_are_told_to_come_later() {
         assert_error(&third.ask(&Packet::create(form, PATH)), 503, 0x8007_04D5);
         assert!(third.is_closed());
     }
+    assert_eq!(server.metric("bits_connections_refused_total{reason=\"connections\"}"), 2.0);
+    assert!(server.log().contains("limits.connections are open"));
     drop(first);
     wait_until("there is room again", || try_ping(&server).is_some_and(|response| response.status == 200));
     assert_usable(&mut second);
