@@ -113,7 +113,7 @@ fn attribute(attribute: &AttributeTypeAndValue<'_>) -> String {
     let mut text = known.map_or_else(|| kind.to_id_string(), |(_, name)| (*name).to_owned());
     text.push('=');
     match attribute.as_str() {
-        Ok(value) => value.to_lowercase().chars().for_each(|character| push_escaped(&mut text, character)),
+        Ok(value) => value.chars().for_each(|character| push_escaped(&mut text, character)),
         // Of no kind that is text: its tag and its bytes.
         Err(_) => {
             let value = attribute.attr_value();
@@ -230,7 +230,9 @@ mod tests {
         check_subject(&[(cn.clone(), "a\nb")], Some("cn=a\\0ab@subject"));
         let custom = DnType::CustomDnType(vec![2, 5, 4, 12]);
         check_subject(&[(custom, "Boss")], Some("2.5.4.12=boss@subject"));
-        check_subject(&[(cn, &"x".repeat(2000))], None);
+        check_subject(&[(cn.clone(), &"x".repeat(2000))], None);
+        // A sign that is a letter of somebody else's name in lowercase.
+        check_subject(&[(cn, "\u{212a}im")], None);
     }
 
     #[test]
