@@ -522,7 +522,11 @@ mod tests {
             ("Content-Length: 5\nContent-Range: bytes 0-4/10\nTransfer-Encoding: chunked", Err(chunked), Err(chunked)),
             ("Content-Range: bytes 0-4/10\nTransfer-Encoding: Chunked", Err(chunked), Ok("bytes 0-4/10")),
             ("Content-Range: bytes 0-4/10\nTransfer-Encoding: gzip, chunked", Err(chunked), Err(coded)),
-            ("Content-Range: bytes 0-4/10\nTransfer-Encoding: gzip\nTransfer-Encoding: chunked", Err(chunked), Err(coded)),
+            (
+                "Content-Range: bytes 0-4/10\nTransfer-Encoding: gzip\nTransfer-Encoding: chunked",
+                Err(chunked),
+                Err(coded),
+            ),
             ("Content-Range: bytes 0-4/10\nTransfer-Encoding: chunked, chunked", Err(chunked), Err(coded)),
             ("Content-Range: bytes 0-4/10\nTransfer-Encoding: ,chunked", Err(chunked), Err(coded)),
             (

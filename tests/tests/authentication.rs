@@ -290,9 +290,26 @@ fn the_limit_of_sessions_is_each_users_own() {
     session_of(&mut raw, "jo", "/upload/2");
     assert_error(&raw.ask(&create("jo", "/upload/3")), 503, 0x8019_01F7);
     assert_error(&raw.ask(&create("JO", "/upload/3")), 503, 0x8019_01F7);
+    assert_eq!(server.metric("bits_packets_refused_total{reason=\"session_limit\"}"), 2.0);
+    assert!(server.log().contains("the caller's limit of unfinished sessions is reached"));
     session_of(&mut raw, "ann", "/upload/3");
     assert_ok(&raw.ask(&Packet::cancel(Form::Native, "/upload/1", &first).from("jo", PASSWORD)), 200);
     session_of(&mut raw, "jo", "/upload/4");
+}
+
+/// Each directory counts by itself: two of them may have files of other people who are named alike.
+#[test]
+fn sessions_are_counted_in_each_directory() {
+    let other = "session_limit_per_user = 1\n[[directories]]\nurl_path = \"/other\"\nauthentication = [\"basic\"]\n\
+                 htpasswd = \"users\"\nsession_limit_per_user = 2";
+    let server = start(options(other), &["jo"]);
+    let mut raw = server.raw();
+    for path in ["/upload/1", "/other/1", "/OTHER/2"] {
+        session_of(&mut raw, "jo", path);
+    }
+    for path in ["/UPLOAD/2", "/other/3"] {
+        assert_error(&raw.ask(&create("jo", path)), 503, 0x8019_01F7);
+    }
 }
 
 /// `failed_logins_per_minute`: then 429 for a minute, whatever the password; other directories are
@@ -325,6 +342,9 @@ fn too_many_failed_logins_lock_an_address_out() {
     );
     assert_eq!(raw.ask(&big.from("jo", PASSWORD)).status, 429);
     assert_eq!(hashed(&server), before, "nothing is hashed for a locked address");
+    assert_eq!(server.metric("bits_failed_logins_total"), 3.0);
+    assert_eq!(server.metric("bits_lockouts_total"), 1.0);
+    assert_eq!(server.metric("bits_packets_refused_total{reason=\"failed_logins\"}"), 4.0);
     assert_ok(&raw.ping("/open/a"), 200);
     assert_eq!(server.log().matches("too many logins failed").count(), 1);
 }

@@ -67,14 +67,6 @@ impl Allowed {
             allowed.read_file(file);
         }
         config.secret_files.iter().for_each(|file| allowed.read_file(file));
-        for listener in &config.listeners {
-            let files = [&listener.certificate, &listener.key, &listener.client_ca, &listener.client_crl];
-            files.into_iter().flatten().for_each(|file| allowed.read_file(file));
-        }
-        for directory in &config.directories {
-            let files = [&directory.htpasswd, &directory.negotiate_keytab];
-            files.into_iter().flatten().for_each(|file| allowed.read_file(file));
-        }
         config.directories.iter().filter_map(|one| one.htpasswd.as_ref()).for_each(|file| allowed.read_file(file));
         let admin = config.admin.listener();
         let listeners = config.listeners.iter().chain(&admin);
