@@ -3,7 +3,7 @@
 
 use std::{thread, time::Duration};
 
-use tests::{Authority, Form, Packet, Raw, Server, ServerOptions, assert_ok, wait_until};
+use tests::{Authority, Form, Packet, Raw, Server, ServerOptions, assert_next, assert_ok, wait_until};
 
 const FILE: &str = "/upload/file.bin";
 const PROXY_LISTENER: &str = "[[listeners]]\naddress = \"$LISTENER\"\ncertificate = \"\"\nproxy_protocol = true\n";
@@ -125,6 +125,20 @@ fn forwarded_for_counts_from_trusted_proxies_only() {
         assert!(logged(&server, expected), "{expected}");
         assert!(!logged(&server, "203.0.113.1"));
     }
+}
+
+/// Laptops roam: an address never says whose a session is.
+#[test]
+fn a_session_goes_on_from_another_address() {
+    let server = Server::start(ServerOptions::new().config("trusted_proxies = [\"127.0.0.1\"]"));
+    let mut raw = server.raw();
+    let created = raw.ask(&Packet::create(Form::Native, FILE).with("X-Forwarded-For", "192.0.2.1"));
+    let session = created.header("BITS-Session-Id").unwrap().to_owned();
+    for (first, bytes, address) in [(0, b"hello", "198.51.100.1"), (5, b"world", "2001:db8::1")] {
+        let packet = Packet::fragment(Form::Native, FILE, &session, first, bytes, 10);
+        assert_next(&raw.ask(&packet.with("X-Forwarded-For", address)), first + 5);
+    }
+    assert_eq!(server.file("upload/file.bin").as_deref(), Some(b"helloworld".as_slice()));
 }
 
 /// Some drop `Content-Length: 0` where they do not know the method.
