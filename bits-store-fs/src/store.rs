@@ -257,6 +257,12 @@ struct Writing {
 
 impl Writing {
     async fn start(&mut self, upload: &Upload) -> Result<(), StoreError> {
+        // A look at an open file: to be ready for a disk that stalls would cost as much as a write.
+        if upload.received > 0
+            && let Some(staged) = self.turn.staged.as_deref_mut().filter(|staged| staged.is_open())
+        {
+            return staged.start(&self.turn.shared.disk, &self.place, upload);
+        }
         let (place, upload) = (self.place.clone(), upload.clone());
         self.turn.in_place(move |disk, staged| staged.start(disk, &place, &upload)).await
     }

@@ -7,6 +7,7 @@ use tokio::{
     sync::watch,
     time::{Instant, timeout},
 };
+use tokio_util::sync::CancellationToken;
 
 /// How often the log's size is looked at while it grows.
 const GLANCE: Duration = Duration::from_millis(250);
@@ -18,12 +19,16 @@ const ENOUGH: i64 = 1024;
 /// without a pause could keep it growing forever.
 const TOO_MANY: i64 = 16 * ENOUGH;
 
-/// Runs until `written` is closed and everything is in the database file.
-pub(super) async fn keep_up(mut connection: SqliteConnection, mut written: watch::Receiver<()>) {
+/// Runs until `written` is closed and everything is in the database file; `stop` says that it will be.
+pub(super) async fn keep_up(
+    mut connection: SqliteConnection,
+    mut written: watch::Receiver<()>,
+    stop: CancellationToken,
+) {
     // What an earlier process left.
     written.mark_changed();
     while written.changed().await.is_ok() {
-        gather(&mut connection, &mut written).await;
+        gather(&mut connection, &written, &stop).await;
         if let Err(error) = move_log(&mut connection).await {
             tracing::warn!(%error, "the log of the session database cannot be moved into it; trying again later");
         }
@@ -35,12 +40,13 @@ pub(super) async fn keep_up(mut connection: SqliteConnection, mut written: watch
     let _ = connection.close().await;
 }
 
-/// Waits until there is enough to move, or it has waited long enough.
-async fn gather(connection: &mut SqliteConnection, written: &mut watch::Receiver<()>) {
+/// Waits until there is enough to move, or it has waited long enough. It looks at times: to be woken
+/// by each commit would cost each of them.
+async fn gather(connection: &mut SqliteConnection, written: &watch::Receiver<()>, stop: &CancellationToken) {
     let until = Instant::now() + AGE;
     while Instant::now() < until {
-        let closed = timeout(GLANCE, written.wait_for(|()| false)).await.is_ok();
-        if closed || run(Mode::Noop, connection).await.is_ok_and(|log| log.frames - log.moved >= ENOUGH) {
+        let stopping = timeout(GLANCE, stop.cancelled()).await.is_ok() || written.has_changed().is_err();
+        if stopping || run(Mode::Noop, connection).await.is_ok_and(|log| log.frames - log.moved >= ENOUGH) {
             return;
         }
     }

@@ -13,6 +13,7 @@ mod code {
     pub(super) const CORRUPT: i32 = 11;
     pub(super) const FULL: i32 = 13;
     pub(super) const CANTOPEN: i32 = 14;
+    pub(super) const CONSTRAINT: i32 = 19;
     pub(super) const NOTADB: i32 = 26;
     /// The shared-memory file could not grow, for want of space.
     pub(super) const IOERR_SHMSIZE: i32 = 10 | (19 << 8);
@@ -73,9 +74,19 @@ pub(super) fn kind(error: &sqlx::Error) -> Kind {
         sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed | sqlx::Error::WorkerCrashed => {
             Kind::Unavailable
         }
-        sqlx::Error::Database(error) => kind_of_code(error.code().and_then(|code| code.parse().ok()).unwrap_or(0)),
+        sqlx::Error::Database(error) => kind_of_code(code_of(&**error)),
         _ => Kind::Other,
     }
+}
+
+/// Whether a statement failed for what it found or was to write: no other one need fail for it.
+pub(super) fn is_of_a_row(error: &sqlx::Error) -> bool {
+    let sqlx::Error::Database(error) = error else { return false };
+    matches!(code_of(&**error) & 0xff, code::CONSTRAINT | code::CORRUPT)
+}
+
+fn code_of(error: &dyn sqlx::error::DatabaseError) -> i32 {
+    error.code().and_then(|code| code.parse().ok()).unwrap_or(0)
 }
 
 fn kind_of_code(extended: i32) -> Kind {

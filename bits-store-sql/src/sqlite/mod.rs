@@ -4,11 +4,13 @@
 //! |---|---|
 //! | `open` | finds, creates, checks and migrates the file |
 //! | `writer` | one task, one connection; commits what is queued in one transaction |
+//! | `advances` | progress of many sessions in one statement |
 //! | `reader` | a pool of connections for everything else |
 //! | `checkpoint` | moves the log into the file, beside the commits |
 //! | `columns` | what changes and reads see of a connection |
 //! | `statements` | SQL of its own |
 
+mod advances;
 mod checkpoint;
 mod columns;
 mod error;
@@ -85,7 +87,7 @@ impl SqliteSessions {
         let (written, seen) = watch::channel(());
         let (writer, task) = Writer::new(connection, file.options(), written, stop.clone());
         tasks.spawn(task);
-        tasks.spawn(checkpoint::keep_up(checkpoints, seen));
+        tasks.spawn(checkpoint::keep_up(checkpoints, seen, stop.clone()));
         let reader = Reader::new(file.options(), options.readers);
         Ok(Self { writer, reader, subscribers: options.subscribers.into(), tasks, stop })
     }
@@ -125,7 +127,7 @@ impl SessionStore for SqliteSessions {
         // The time is of no matter to whether it fits.
         from.apply(transition, from.progressed_at)?;
         let (from, transition) = (from.clone(), transition.clone());
-        self.writer.commit(Change { from, transition, subscribers: self.subscribers.clone() }).await
+        self.writer.change(Change { from, transition, subscribers: self.subscribers.clone() }).await
     }
 
     async fn pieces(&self, id: SessionId, from: u64) -> Result<Vec<Piece>, SessionStoreError> {

@@ -6,17 +6,17 @@
 use std::io;
 
 use async_trait::async_trait;
-use bits_core::SessionStoreError;
+use bits_core::{Commit, SessionStoreError};
 use sqlx::{ConnectOptions, Connection, SqliteConnection, sqlite::SqliteConnectOptions};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    checkpoint,
-    error::{Kind, Shared, kind},
+    advances, checkpoint,
+    error::{Kind, Shared, is_of_a_row, kind, to_store_error},
     statements,
 };
-use crate::connection::Operation;
+use crate::{changes::Change, connection::Operation};
 
 /// Operations in one transaction, at most.
 const BATCH: usize = 512;
@@ -26,7 +26,7 @@ const QUEUE: usize = 1024;
 /// Hands operations to the writer's task; the task ends with the last of them.
 #[derive(Debug)]
 pub(super) struct Writer {
-    queue: mpsc::Sender<Box<dyn Job>>,
+    queue: mpsc::Sender<Queued>,
 }
 
 impl Writer {
@@ -45,16 +45,53 @@ impl Writer {
 
     /// Commits `operation`. It is done whole, or not at all, also when this future is dropped.
     pub(super) async fn commit<O: Operation + 'static>(&self, operation: O) -> Result<O::Output, SessionStoreError> {
+        self.queue(operation, |job| Queued::Alone(job)).await
+    }
+
+    /// The same for a change that may be progress, which goes with that of other sessions.
+    pub(super) async fn change(&self, change: Change) -> Result<Commit, SessionStoreError> {
+        let together = advances::is_one(&change);
+        self.queue(change, |job| if together { Queued::Advance(job) } else { Queued::Alone(job) }).await
+    }
+
+    async fn queue<O: Operation + 'static>(
+        &self,
+        operation: O,
+        queued: impl FnOnce(Box<Pending<O>>) -> Queued,
+    ) -> Result<O::Output, SessionStoreError> {
         let (reply, answer) = oneshot::channel();
         let job = Box::new(Pending { operation, output: None, reply });
-        self.queue.send(job).await.map_err(|_| closed())?;
+        self.queue.send(queued(job)).await.map_err(|_| closed())?;
         answer.await.map_err(|_| closed())?
+    }
+}
+
+/// What waits for the next transaction.
+pub(super) enum Queued {
+    Alone(Box<dyn Job>),
+    /// Progress of a session, which is written in one statement with that of others.
+    Advance(Box<Pending<Change>>),
+}
+
+impl Queued {
+    fn job(&self) -> &dyn Job {
+        match self {
+            Self::Alone(job) => &**job,
+            Self::Advance(job) => &**job,
+        }
+    }
+
+    fn answer(self, committed: Result<(), SessionStoreError>) {
+        match self {
+            Self::Alone(job) => job.answer(committed),
+            Self::Advance(job) => job.answer(committed),
+        }
     }
 }
 
 /// An operation with whoever waits for it, whatever its output.
 #[async_trait]
-trait Job: Send {
+pub(super) trait Job: Send {
     fn is_durable(&self) -> bool;
 
     /// Whether nobody waits for it any more.
@@ -66,9 +103,9 @@ trait Job: Send {
     fn answer(self: Box<Self>, committed: Result<(), SessionStoreError>);
 }
 
-struct Pending<O: Operation> {
-    operation: O,
-    output: Option<O::Output>,
+pub(super) struct Pending<O: Operation> {
+    pub(super) operation: O,
+    pub(super) output: Option<Result<O::Output, SessionStoreError>>,
     reply: oneshot::Sender<Result<O::Output, SessionStoreError>>,
 }
 
@@ -83,14 +120,14 @@ impl<O: Operation + 'static> Job for Pending<O> {
     }
 
     async fn run(&mut self, connection: &mut SqliteConnection) -> Result<(), SessionStoreError> {
-        self.output = Some(self.operation.run(connection).await?);
+        self.output = Some(Ok(self.operation.run(connection).await?));
         Ok(())
     }
 
     fn answer(self: Box<Self>, committed: Result<(), SessionStoreError>) {
         let Self { output, reply, .. } = *self;
         // Whoever asked may have gone.
-        let _ = reply.send(committed.and_then(|()| output.ok_or_else(closed)));
+        let _ = reply.send(committed.and_then(|()| output.unwrap_or_else(|| Err(closed()))));
     }
 }
 
@@ -120,12 +157,7 @@ impl From<sqlx::Error> for Failure {
 }
 
 impl Task {
-    async fn run(
-        mut self,
-        mut jobs: mpsc::Receiver<Box<dyn Job>>,
-        written: watch::Sender<()>,
-        stop: CancellationToken,
-    ) {
+    async fn run(mut self, mut jobs: mpsc::Receiver<Queued>, written: watch::Sender<()>, stop: CancellationToken) {
         loop {
             let mut batch = Vec::new();
             tokio::select! {
@@ -133,7 +165,7 @@ impl Task {
                 () = stop.cancelled(), if !jobs.is_closed() => jobs.close(),
                 count = jobs.recv_many(&mut batch, BATCH) => if count == 0 { break },
             }
-            batch.retain(|job| !job.is_abandoned());
+            batch.retain(|queued: &Queued| !queued.job().is_abandoned());
             if !batch.is_empty() {
                 self.commit(batch).await;
                 written.send_replace(());
@@ -146,7 +178,7 @@ impl Task {
     }
 
     /// Commits all jobs at once; where one of them fails by itself, each by itself.
-    async fn commit(&mut self, mut batch: Vec<Box<dyn Job>>) {
+    async fn commit(&mut self, mut batch: Vec<Queued>) {
         let mut result = self.transact(&mut batch).await;
         if let Err(Failure::Transaction(error)) = &result
             && error.is_full()
@@ -173,19 +205,46 @@ impl Task {
         }
     }
 
-    async fn transact(&mut self, batch: &mut [Box<dyn Job>]) -> Result<(), Failure> {
-        let result = self.try_transact(batch).await;
+    async fn transact(&mut self, batch: &mut [Queued]) -> Result<(), Failure> {
+        let durable = batch.iter().any(|queued| queued.job().is_durable());
+        let (mut advances, mut others) = advances::split(batch);
+        if others.is_empty() {
+            return self.advance(&mut advances, durable).await;
+        }
+        let result = self.try_transact(&mut advances, &mut others, durable).await;
         if result.is_err() {
             self.roll_back().await;
         }
         result
     }
 
-    async fn try_transact(&mut self, batch: &mut [Box<dyn Job>]) -> Result<(), Failure> {
-        let durable = batch.iter().any(|job| job.is_durable());
+    /// One statement is a transaction of its own: begun and committed on its way, and taken back
+    /// where it fails.
+    async fn advance(&mut self, advances: &mut [&mut Pending<Change>], durable: bool) -> Result<(), Failure> {
+        let connection = self.prepare(durable).await?;
+        let Err(error) = advances::run(advances, connection).await else { return Ok(()) };
+        if is_of_a_row(&error) {
+            return Err(Failure::Operation(to_store_error(error)));
+        }
+        if !matches!(kind(&error), Kind::Full | Kind::Busy) {
+            // It may have been the commit; and the connection may be what is broken.
+            self.distrusted = true;
+            self.disconnect().await;
+        }
+        Err(error.into())
+    }
+
+    async fn try_transact(
+        &mut self,
+        advances: &mut [&mut Pending<Change>],
+        others: &mut [&mut dyn Job],
+        durable: bool,
+    ) -> Result<(), Failure> {
         let connection = self.prepare(durable).await?;
         execute(statements::BEGIN, connection).await?;
-        for job in batch {
+        let advanced = advances::run(advances, connection).await;
+        advanced.map_err(|error| Failure::Operation(to_store_error(error)))?;
+        for job in others {
             job.run(connection).await.map_err(Failure::Operation)?;
         }
         let committed = execute(statements::COMMIT, connection).await;
@@ -226,10 +285,16 @@ impl Task {
 
     /// Leaves no transaction open, on pain of the connection.
     async fn roll_back(&mut self) {
-        let Some(mut connection) = self.connection.take() else { return };
-        match execute(statements::ROLLBACK, &mut connection).await {
-            Ok(()) => self.connection = Some(connection),
-            Err(_) => drop(connection.close().await),
+        let Some(connection) = &mut self.connection else { return };
+        if execute(statements::ROLLBACK, connection).await.is_err() {
+            self.disconnect().await;
+        }
+    }
+
+    async fn disconnect(&mut self) {
+        if let Some(connection) = self.connection.take() {
+            // What was committed is; the next operation connects anew.
+            drop(connection.close().await);
         }
     }
 }
