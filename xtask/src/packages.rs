@@ -48,18 +48,24 @@ pub(crate) const TESTS: &[Package] = &[
     Package { program: "ip", name: "iproute2", reason: "a network for a machine of the tests' own" },
     Package { program: "pkill", name: "procps", reason: "ends the service of a machine of the tests' own" },
     Package { program: "sqlite3", name: "sqlite3", reason: "copies a database that is in use" },
+    Package { program: "pgbouncer", name: "pgbouncer", reason: "a pooler before the database" },
+    Package { program: "node", name: "nodejs", reason: "runs a store that speaks Azure's" },
+    Package { program: "npm", name: "npm", reason: "gets that store" },
+];
+
+/// The database and the object store that tests and benchmarks run.
+pub(crate) const STORES: &[Package] = &[
     Package {
         program: "/usr/share/postgresql-common/pg_wrapper",
         name: "postgresql",
         reason: "a database of the tests' own",
     },
-    Package { program: "pgbouncer", name: "pgbouncer", reason: "a pooler before the database" },
     Package { program: "radosgw", name: "radosgw", reason: "an S3 store as in production" },
     Package { program: "ceph-mon", name: "ceph-mon", reason: "what that store keeps its state in" },
     Package { program: "ceph-osd", name: "ceph-osd", reason: "what that store keeps its objects in" },
     Package { program: "ceph", name: "ceph-common", reason: "sets that store up" },
-    Package { program: "node", name: "nodejs", reason: "runs a store that speaks Azure's" },
-    Package { program: "npm", name: "npm", reason: "gets that store" },
+    Package { program: "curl", name: "curl", reason: "talks to that store" },
+    Package { program: "python3", name: "python3", reason: "finds free ports for that store" },
 ];
 
 /// What a static server needs to be built.
@@ -67,8 +73,15 @@ pub(crate) const STATIC: &[Package] =
     &[Package { program: "musl-gcc", name: "musl-tools", reason: "a C compiler for static programs" }];
 
 /// What the benchmarks need besides.
-pub(crate) const BENCHMARKS: &[Package] =
-    &[Package { program: "nginx", name: "nginx-extras", reason: "the peer that uploads are measured against" }];
+pub(crate) const BENCHMARKS: &[Package] = &[
+    Package {
+        program: "nginx",
+        name: "nginx-extras",
+        reason: "a peer that uploads and downloads are measured against",
+    },
+    Package { program: "node", name: "nodejs", reason: "runs @tus/server, a peer" },
+    Package { program: "npm", name: "npm", reason: "gets @tus/server" },
+];
 
 /// Makes sure that `packages` are there: installs the missing ones if `install`, else an error
 /// that names them.

@@ -27,6 +27,7 @@ const WORKSPACE: [&str; 2] = ["--workspace", "--all-features"];
 pub(crate) fn run(options: &Options) -> Result<()> {
     let in_ci = env::var("CI").is_ok_and(|value| value == "true");
     packages::require(packages::TESTS, options.install || in_ci)?;
+    packages::require(packages::STORES, options.install || in_ci)?;
     let python = python::require(options.install || in_ci)?;
     let azurite = azurite::require(options.install || in_ci)?;
     shell::run(cargo(["build", "--bins", "--tests", "--examples"]).args(WORKSPACE))?;

@@ -9,6 +9,9 @@ use crate::shell::Result;
 /// What uploads are made of: the same bytes for every peer.
 static BYTES: [u8; 1 << 20] = [0x5A; 1 << 20];
 
+/// The only chunked body that is taken: an empty one.
+const NO_CHUNKS: &str = "0\r\n\r\n";
+
 const PROTOCOL: &str = "{7df0354d-249b-430f-820d-3d2a9bef4931}";
 
 /// One connection to a server.
@@ -17,11 +20,12 @@ pub(crate) struct Connection {
     address: SocketAddr,
 }
 
-/// A session at the server, over a connection of its own.
+/// An upload that takes fragments, over a connection of its own.
 pub(crate) struct Upload {
     connection: Connection,
+    /// None for tus, where the path says it.
+    session: Option<String>,
     path: String,
-    session: String,
     total: u64,
 }
 
@@ -60,6 +64,16 @@ impl Connection {
         Ok(self.read_answer()?.is_success())
     }
 
+    /// The body of the answer to a GET of `path`.
+    pub(crate) fn get_text(mut self, path: &str) -> Result<String> {
+        self.send_head("GET", path, &[("Connection", "close")])?;
+        let mut answer = String::new();
+        self.stream.read_to_string(&mut answer)?;
+        let (head, body) = answer.split_once("\r\n\r\n").ok_or("the server gave no whole answer")?;
+        Answer::parse(head.as_bytes())?.expect_success()?;
+        Ok(body.to_owned())
+    }
+
     /// Creates a session for `path`.
     pub(crate) fn create(mut self, path: &str, total: u64) -> Result<Upload> {
         let headers =
@@ -68,7 +82,19 @@ impl Connection {
         let answer = self.read_answer()?;
         answer.expect_success()?;
         let session = answer.header("bits-session-id").ok_or("the ack of Create-Session names no session")?.to_owned();
-        Ok(Upload { connection: self, path: path.to_owned(), session, total })
+        Ok(Upload { connection: self, path: path.to_owned(), session: Some(session), total })
+    }
+
+    /// Creates an upload below `path` by the protocol of tus.
+    pub(crate) fn create_tus(mut self, path: &str, total: u64) -> Result<Upload> {
+        let headers = [("Tus-Resumable", "1.0.0"), ("Upload-Length", &total.to_string()), ("Content-Length", "0")];
+        self.send_head("POST", path, &headers)?;
+        let answer = self.read_answer()?;
+        answer.expect_success()?;
+        let location = answer.header("location").ok_or("the answer to a creation has no Location")?;
+        let path = location.split_once("://").map_or(location, |(_, rest)| rest);
+        let path = path.find('/').map(|start| path[start..].to_owned()).ok_or("a Location without a path")?;
+        Ok(Upload { connection: self, session: None, path, total })
     }
 
     fn send_head(&mut self, method: &str, path: &str, headers: &[(&str, &str)]) -> Result<()> {
@@ -98,7 +124,8 @@ impl Connection {
             filled += read;
             if let Some(end) = buffer[..filled].windows(4).position(|window| window == b"\r\n\r\n") {
                 let answer = Answer::parse(&buffer[..end])?;
-                self.drop_body(answer.content_length()?, filled - end - 4)?;
+                let length = if answer.is_chunked() { NO_CHUNKS.len() } else { answer.content_length()? };
+                self.drop_body(length, filled - end - 4)?;
                 return Ok(answer);
             }
         }
@@ -125,30 +152,59 @@ impl Upload {
         self.begin_fragment(first, length, length)?;
         let answer = self.connection.read_answer()?;
         answer.expect_success()?;
-        let next = answer.header("bits-received-content-range");
+        let next = answer.header(if self.session.is_some() { "bits-received-content-range" } else { "upload-offset" });
         if next == Some(&(first + length).to_string()) {
             return Ok(());
         }
         Err(format!("the server wants to go on at {next:?} after {} bytes", first + length).into())
     }
 
+    /// Sends everything in fragments of `length`.
+    pub(crate) fn send(&mut self, length: u64) -> Result<()> {
+        let mut first = 0;
+        while first < self.total {
+            let length = length.min(self.total - first);
+            self.fragment(first, length)?;
+            first += length;
+        }
+        Ok(())
+    }
+
     /// Sends the head of a fragment and only the first `sent` bytes of its body.
     pub(crate) fn begin_fragment(&mut self, first: u64, length: u64, sent: u64) -> Result<()> {
-        let range = format!("bytes {first}-{}/{}", first + length - 1, self.total);
-        let headers = [
-            ("BITS-Packet-Type", "Fragment"),
-            ("BITS-Session-Id", &self.session),
-            ("Content-Range", &range),
-            ("Content-Length", &length.to_string()),
-        ];
-        self.connection.send_head("BITS_POST", &self.path, &headers)?;
+        match &self.session {
+            Some(session) => {
+                let range = format!("bytes {first}-{}/{}", first + length - 1, self.total);
+                let headers = [
+                    ("BITS-Packet-Type", "Fragment"),
+                    ("BITS-Session-Id", session),
+                    ("Content-Range", &range),
+                    ("Content-Length", &length.to_string()),
+                ];
+                self.connection.send_head("BITS_POST", &self.path, &headers)?;
+            }
+            None => {
+                let headers = [
+                    ("Tus-Resumable", "1.0.0"),
+                    ("Content-Type", "application/offset+octet-stream"),
+                    ("Upload-Offset", &first.to_string()),
+                    ("Content-Length", &length.to_string()),
+                ];
+                self.connection.send_head("PATCH", &self.path, &headers)?;
+            }
+        }
         self.connection.send_bytes(sent)
     }
 
-    /// Ends the session.
+    /// The last part of its URL.
+    pub(crate) fn name(&self) -> &str {
+        self.path.rsplit('/').next().unwrap_or_default()
+    }
+
+    /// Ends the session; tus has none to end.
     pub(crate) fn close(mut self) -> Result<Connection> {
-        let headers =
-            [("BITS-Packet-Type", "Close-Session"), ("BITS-Session-Id", &self.session), ("Content-Length", "0")];
+        let Some(session) = &self.session else { return Ok(self.connection) };
+        let headers = [("BITS-Packet-Type", "Close-Session"), ("BITS-Session-Id", session), ("Content-Length", "0")];
         self.connection.send_head("BITS_POST", &self.path, &headers)?;
         self.connection.read_answer()?.expect_success()?;
         Ok(self.connection)
@@ -189,6 +245,10 @@ impl Answer {
     fn header(&self, name: &str) -> Option<&str> {
         let mut fields = self.head.lines().skip(1).filter_map(|line| line.split_once(':'));
         fields.find(|(field, _)| field.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim())
+    }
+
+    fn is_chunked(&self) -> bool {
+        self.header("transfer-encoding") == Some("chunked")
     }
 
     fn content_length(&self) -> Result<usize> {
@@ -235,6 +295,15 @@ mod tests {
     }
 
     #[test]
+    fn the_sink_gives_as_many_bytes_as_it_was_sent() {
+        let mut connection = Connection::open(sink()).unwrap();
+        connection.put("/a", 3 << 20).unwrap();
+        connection.get("/a", 3 << 20).unwrap();
+        connection.get_range("/a", 1 << 20, 5).unwrap();
+        assert!(connection.get("/a", 4 << 20).is_err());
+    }
+
+    #[test]
     fn a_refusal_is_an_error_that_shows_the_answer() {
         let server = answering("HTTP/1.1 403 Forbidden\r\nBITS-Error-Code: 0x80070005\r\nContent-Length: 0\r\n\r\n");
         let refused = Connection::open(server).unwrap().create("/upload/a", 1).map(|_| ()).unwrap_err();
@@ -245,8 +314,21 @@ mod tests {
     fn an_ack_with_another_offset_is_an_error() {
         let server = answering("HTTP/1.1 200 OK\r\nBITS-Received-Content-Range: 4\r\nContent-Length: 0\r\n\r\n");
         let connection = Connection::open(server).unwrap();
-        let mut upload = Upload { connection, path: "/upload/a".to_owned(), session: "{}".to_owned(), total: 9 };
+        let mut upload = Upload { connection, path: "/upload/a".to_owned(), session: Some("{}".to_owned()), total: 9 };
         assert!(upload.fragment(0, 9).is_err());
+    }
+
+    #[test]
+    fn an_upload_by_tus_is_where_the_answer_says() {
+        let location =
+            "HTTP/1.1 201 \r\nLocation: http://localhost:1/files/abc\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n";
+        let connection = Connection::open(answering(location)).unwrap();
+        let upload = connection.create_tus("/files", 9).unwrap();
+        assert_eq!((upload.path.as_str(), upload.name()), ("/files/abc", "abc"));
+        let next = answering("HTTP/1.1 204 No Content\r\nUpload-Offset: 4\r\n\r\n");
+        let mut upload = Upload { connection: Connection::open(next).unwrap(), ..upload };
+        upload.fragment(0, 4).unwrap();
+        assert_eq!(upload.close().map(drop).map_err(|error| error.to_string()), Ok(()));
     }
 
     #[test]
@@ -262,7 +344,8 @@ mod tests {
 
     #[test]
     fn answers_may_have_bodies() {
-        let server = answering("HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\nready\n");
-        assert!(Connection::open(server).unwrap().is_ready("/readyz").unwrap());
+        let whole = "HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\nready\n";
+        assert!(Connection::open(answering(whole)).unwrap().is_ready("/readyz").unwrap());
+        assert_eq!(Connection::open(answering(whole)).unwrap().get_text("/metrics").unwrap(), "ready\n");
     }
 }

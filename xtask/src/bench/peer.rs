@@ -2,39 +2,76 @@
 
 use std::fs::{self, File};
 use std::io::ErrorKind;
-use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command};
+use std::process::Child;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::Setting;
-use super::load::Connection;
-use crate::shell::{self, Result};
+use super::backing::Home;
+use super::command::{self, Place};
+use super::load::{Connection, Upload};
+use super::measure::Requests;
+use crate::shell::Result;
 
 /// A server that can be measured.
 pub(crate) struct Peer {
     pub(crate) name: &'static str,
+    /// What it does not do, of what is measured.
+    lacks: &'static str,
     kind: Kind,
 }
 
 #[derive(Clone, Copy)]
-enum Kind {
-    Bits,
+pub(super) enum Kind {
+    /// With when it syncs.
+    Bits(Stores, &'static str),
     /// WebDAV PUT, with a line of configuration.
     Nginx(&'static str),
+    Rustus,
+    /// @tus/server with files.
+    Tus,
+    /// A bare service of hyper that stores what is PUT, or drops it.
+    Http {
+        stores: bool,
+    },
     Sink,
 }
 
+/// Where `bits-server` keeps sessions and bytes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stores {
+    /// SQLite and the local disk.
+    Local,
+    /// PostgreSQL and the local disk.
+    Postgres,
+    /// PostgreSQL and an S3 store.
+    PostgresS3,
+}
+
+const CHECKPOINT: &str = "checkpoint";
+const FRAGMENT: &str = "fragment";
+
+const NO_SYNC_STATE_RESUME: &str = "sync, state, resume";
+
 /// All peers; new ones go here.
 pub(crate) const PEERS: &[Peer] = &[
-    Peer { name: "bits-server", kind: Kind::Bits },
-    Peer { name: "nginx", kind: Kind::Nginx("") },
-    Peer { name: "nginx-1m", kind: Kind::Nginx("client_body_buffer_size 1m;") },
-    Peer { name: "nginx-sendfile", kind: Kind::Nginx("sendfile on;") },
-    Peer { name: "sink", kind: Kind::Sink },
+    Peer { name: "bits-server", lacks: "", kind: Kind::Bits(Stores::Local, CHECKPOINT) },
+    Peer { name: "bits-fragment", lacks: "", kind: Kind::Bits(Stores::Local, FRAGMENT) },
+    Peer { name: "postgres", lacks: "", kind: Kind::Bits(Stores::Postgres, CHECKPOINT) },
+    Peer { name: "postgres-fragment", lacks: "", kind: Kind::Bits(Stores::Postgres, FRAGMENT) },
+    // What it stores is as durable as the store makes it.
+    Peer { name: "postgres-s3", lacks: "", kind: Kind::Bits(Stores::PostgresS3, CHECKPOINT) },
+    Peer { name: "nginx", lacks: NO_SYNC_STATE_RESUME, kind: Kind::Nginx("") },
+    Peer { name: "nginx-1m", lacks: NO_SYNC_STATE_RESUME, kind: Kind::Nginx("client_body_buffer_size 1m;") },
+    Peer { name: "nginx-sendfile", lacks: NO_SYNC_STATE_RESUME, kind: Kind::Nginx("sendfile on;") },
+    Peer { name: "rustus", lacks: "sync", kind: Kind::Rustus },
+    Peer { name: "tus-node", lacks: "sync", kind: Kind::Tus },
+    Peer { name: "hyper-file", lacks: NO_SYNC_STATE_RESUME, kind: Kind::Http { stores: true } },
+    Peer { name: "hyper-drop", lacks: "file, sync, state, resume", kind: Kind::Http { stores: false } },
+    Peer { name: "sink", lacks: "file, sync, state, resume", kind: Kind::Sink },
 ];
 
 /// How a peer takes an upload.
@@ -42,6 +79,8 @@ pub(crate) const PEERS: &[Peer] = &[
 pub(crate) enum Protocol {
     /// Fragments; the last ack says that everything is on stable storage.
     Bits,
+    /// Fragments; nothing is promised about stable storage.
+    Tus,
     /// One PUT; nothing is promised about stable storage.
     Put,
 }
@@ -50,9 +89,8 @@ pub(crate) enum Protocol {
 pub(crate) struct Running {
     peer: &'static Peer,
     process: Child,
-    address: SocketAddr,
-    admin: SocketAddr,
-    folder: PathBuf,
+    place: Place,
+    settings: String,
     /// From the start of the process until it answered.
     pub(crate) ready_after: Duration,
 }
@@ -63,36 +101,64 @@ pub(crate) fn start(setting: &Setting, name: &str) -> Result<Running> {
     let folder = setting.folder.join(name);
     remove(&folder)?;
     fs::create_dir_all(folder.join("files"))?;
-    Running::start(peer, &setting.server, folder)
+    Running::start(peer, setting, folder, setting.backing.home(peer.stores())?)
+}
+
+/// Where those of these names keep what they keep.
+pub(super) fn stores_of(names: &[&str]) -> Vec<Stores> {
+    PEERS.iter().filter(|peer| names.contains(&peer.name)).map(Peer::stores).collect()
+}
+
+impl Peer {
+    fn stores(&self) -> Stores {
+        if let Kind::Bits(stores, _) = self.kind { stores } else { Stores::Local }
+    }
 }
 
 impl Running {
-    fn start(peer: &'static Peer, server: &Path, folder: PathBuf) -> Result<Self> {
-        let (address, admin) = free_addresses()?;
-        let mut command = match peer.kind {
-            Kind::Bits => bits_server(server, &folder, address, admin)?,
-            Kind::Nginx(setting) => nginx(&folder, address, setting)?,
-            Kind::Sink => sink(address)?,
-        };
-        let log = File::create(folder.join("log"))?;
+    fn start(peer: &'static Peer, setting: &Setting, folder: PathBuf, home: Home) -> Result<Self> {
+        let place = Place::new(folder, home)?;
+        Self::run(peer, command::start(peer.kind, &setting.programs, &place)?, place)
+    }
+
+    /// Starts the peer by a command of its own.
+    pub(super) fn run(peer: &'static Peer, start: command::Start, place: Place) -> Result<Self> {
+        let command::Start { mut command, settings } = start;
+        let log = File::create(place.folder.join("log"))?;
         let start = Instant::now();
         let process = command.stdout(log.try_clone()?).stderr(log).spawn();
         let process = process.map_err(|error| format!("cannot start {}: {error}", peer.name))?;
-        let mut running = Self { peer, process, address, admin, folder, ready_after: Duration::ZERO };
+        let mut running = Self { peer, process, place, settings, ready_after: Duration::ZERO };
         running.wait_until_ready(start)?;
         running.ready_after = start.elapsed();
         Ok(running)
     }
 
-    /// Stops the server and starts it again on the same data.
-    pub(crate) fn restart(self, setting: &Setting) -> Result<Self> {
-        let (peer, folder) = (self.peer, self.folder.clone());
+    /// Stops the server and starts it again on the same data, after `work` was done on them.
+    pub(crate) fn restart_after(self, setting: &Setting, work: impl FnOnce(&Path) -> Result<()>) -> Result<Self> {
+        let (peer, folder, home) = (self.peer, self.place.folder.clone(), self.place.home.clone());
         drop(self);
-        Self::start(peer, &setting.server, folder)
+        work(&folder)?;
+        Self::start(peer, setting, folder, home)
     }
 
     pub(crate) fn name(&self) -> &'static str {
         self.peer.name
+    }
+
+    /// What it does not do, for a table.
+    pub(crate) fn lacks(&self) -> String {
+        if self.peer.lacks.is_empty() { "–".to_owned() } else { self.peer.lacks.to_owned() }
+    }
+
+    /// What it was told, for the report.
+    pub(crate) fn settings(&self) -> &str {
+        &self.settings
+    }
+
+    /// Where all that it keeps is.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.place.folder
     }
 
     pub(crate) fn process(&self) -> u32 {
@@ -100,30 +166,66 @@ impl Running {
     }
 
     pub(crate) fn protocol(&self) -> Protocol {
-        if let Kind::Nginx(_) = self.peer.kind { Protocol::Put } else { Protocol::Bits }
+        match self.peer.kind {
+            Kind::Bits(..) | Kind::Sink => Protocol::Bits,
+            Kind::Rustus | Kind::Tus => Protocol::Tus,
+            Kind::Nginx(_) | Kind::Http { .. } => Protocol::Put,
+        }
     }
 
     pub(crate) fn connect(&self) -> Result<Connection> {
-        Connection::open(self.address)
+        Connection::open(self.place.address)
+    }
+
+    /// Begins an upload of `total` bytes over `connection`.
+    pub(crate) fn create(&self, connection: Connection, name: &str, total: u64) -> Result<Upload> {
+        match self.protocol() {
+            Protocol::Bits => connection.create(&self.url_path(name), total),
+            Protocol::Tus => connection.create_tus("/files/", total),
+            Protocol::Put => Err(format!("{} takes no fragments", self.peer.name).into()),
+        }
     }
 
     /// Where the upload `name` goes to.
     pub(crate) fn url_path(&self, name: &str) -> String {
-        if self.peer.kind.is_ours() { format!("/upload/{name}") } else { format!("/{name}") }
+        if let Kind::Bits(..) = self.peer.kind { format!("/upload/{name}") } else { format!("/{name}") }
+    }
+
+    /// Requests that it has made to its object store; none where it has no such store.
+    pub(crate) fn store_requests(&self) -> Result<Requests> {
+        if self.place.home.bucket.is_none() {
+            return Ok(Requests::default());
+        }
+        Ok(Requests::parse(&Connection::open(self.place.admin)?.get_text("/metrics")?))
     }
 
     /// The file that the upload `name` ends in, where the peer stores any.
     pub(crate) fn file(&self, name: &str) -> Option<PathBuf> {
+        let files = self.place.folder.join("files");
         match self.peer.kind {
-            Kind::Bits => Some(self.folder.join("files/upload").join(name)),
-            Kind::Nginx(_) => Some(self.folder.join("files").join(name)),
-            Kind::Sink => None,
+            Kind::Bits(Stores::PostgresS3, _) => None,
+            Kind::Bits(..) => Some(files.join("upload").join(name)),
+            Kind::Nginx(_) | Kind::Rustus | Kind::Tus | Kind::Http { stores: true } => Some(files.join(name)),
+            Kind::Http { stores: false } | Kind::Sink => None,
         }
     }
 
-    /// Deletes what the upload `name` left.
-    pub(crate) fn delete(&self, name: &str) -> Result<()> {
-        self.file(name).map_or(Ok(()), |file| remove(&file))
+    /// Deletes what the uploads of these names left.
+    pub(crate) fn delete(&self, names: &[String]) -> Result<()> {
+        match &self.place.home.bucket {
+            Some(bucket) => bucket.delete(names.iter().map(|name| format!("upload/{name}"))),
+            None => names.iter().try_for_each(|name| self.delete_file(name)),
+        }
+    }
+
+    fn delete_file(&self, name: &str) -> Result<()> {
+        let Some(file) = self.file(name) else { return Ok(()) };
+        remove(&file)?;
+        match self.peer.kind {
+            Kind::Tus => remove(&file.with_extension("json")),
+            Kind::Rustus => remove(&self.place.folder.join("info").join(name).with_extension("info")),
+            _ => Ok(()),
+        }
     }
 
     fn wait_until_ready(&mut self, start: Instant) -> Result<()> {
@@ -141,13 +243,15 @@ impl Running {
 
     fn is_ready(&self) -> bool {
         match self.peer.kind {
-            Kind::Bits => Connection::open(self.admin).and_then(|mut admin| admin.is_ready("/readyz")).unwrap_or(false),
-            Kind::Nginx(_) | Kind::Sink => Connection::open(self.address).is_ok(),
+            Kind::Bits(..) => {
+                Connection::open(self.place.admin).and_then(|mut admin| admin.is_ready("/readyz")).unwrap_or(false)
+            }
+            _ => Connection::open(self.place.address).is_ok(),
         }
     }
 
     fn log(&self) -> String {
-        fs::read_to_string(self.folder.join("log")).unwrap_or_default()
+        fs::read_to_string(self.place.folder.join("log")).unwrap_or_default()
     }
 
     fn stop(&mut self) -> Result<()> {
@@ -170,57 +274,8 @@ impl Drop for Running {
     }
 }
 
-impl Kind {
-    fn is_ours(self) -> bool {
-        matches!(self, Kind::Bits)
-    }
-}
-
-// Time-outs and limits out of the way of connections that are held idle on purpose.
-fn bits_server(program: &Path, folder: &Path, address: SocketAddr, admin: SocketAddr) -> Result<Command> {
-    let config = folder.join("bits.toml");
-    let text = format!(
-        "listen = [\"{address}\"]\ndata_dir = \".\"\nshutdown_grace = \"1s\"\n\n[admin]\nlisten = \"{admin}\"\n\n\
-         [limits]\nconnections = 20000\nheader_timeout = \"10m\"\nidle_timeout = \"10m\"\n\n\
-         [[directories]]\nurl_path = \"/upload\"\ndownload_enabled = true\n"
-    );
-    fs::write(&config, text)?;
-    let mut command = Command::new(program);
-    command.args(["serve", "--config"]).arg(config);
-    Ok(command)
-}
-
-fn nginx(folder: &Path, address: SocketAddr, setting: &str) -> Result<Command> {
-    let shown = folder.display();
-    // Workers of a server started by root need to write to the same folder.
-    let user = if rustix::process::geteuid().is_root() { "user root;\n" } else { "" };
-    let text = format!(
-        "{user}daemon off;\nworker_processes 2;\npid {shown}/pid;\nerror_log stderr;\n\
-         events {{ worker_connections 4096; }}\n\
-         http {{\n  access_log off;\n  keepalive_requests 1000000;\n\
-         \x20 client_body_temp_path {shown}/temp;\n  client_max_body_size 0;\n  {setting}\n\
-         \x20 server {{\n    listen {address};\n    root {shown}/files;\n\
-         \x20   location / {{ dav_methods PUT; create_full_put_path on; }}\n  }}\n}}\n"
-    );
-    let config = folder.join("nginx.conf");
-    fs::write(&config, text)?;
-    let mut command = Command::new(shell::find("nginx").ok_or("there is no nginx")?);
-    command.args(["-e", "stderr", "-p"]).arg(folder).arg("-c").arg(config);
-    Ok(command)
-}
-
-fn sink(address: SocketAddr) -> Result<Command> {
-    let mut command = Command::new(std::env::current_exe()?);
-    command.args(["sink", "--listen", &address.to_string()]);
-    Ok(command)
-}
-
-fn free_addresses() -> Result<(SocketAddr, SocketAddr)> {
-    let (one, other) = (TcpListener::bind("127.0.0.1:0")?, TcpListener::bind("127.0.0.1:0")?);
-    Ok((one.local_addr()?, other.local_addr()?))
-}
-
-fn remove(path: &Path) -> Result<()> {
+/// Deletes what is there.
+pub(super) fn remove(path: &Path) -> Result<()> {
     let removed = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
     match removed {
         Err(error) if error.kind() != ErrorKind::NotFound => {

@@ -1,8 +1,9 @@
 //! Results as Markdown: printed, and kept in docs/benchmarks.
 
 use std::fs;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
+use super::plot::Plot;
 use super::{Setting, Workload};
 use crate::shell::{self, Result, cargo};
 
@@ -12,29 +13,50 @@ pub(crate) struct Table {
     pub(crate) notes: String,
     pub(crate) columns: Vec<&'static str>,
     pub(crate) rows: Vec<Vec<String>>,
+    pub(crate) plots: Vec<Plot>,
+    /// Names of servers with what they were told.
+    pub(crate) settings: Vec<(&'static str, String)>,
 }
 
 /// The report of one workload on this machine.
 pub(crate) fn render(workload: &Workload, setting: &Setting, table: &Table) -> Result<String> {
     let quick = if setting.divisor > 1 { " A quick run: the figures mean nothing." } else { "" };
     Ok(format!(
-        "# {}\n\n{}. {}{quick}\n\n{}\n{}\n",
+        "# {}\n\n{}. {}{quick}\n\n{}\n{}## Machine\n\n{}\n## Settings\n{}",
         workload.name,
         workload.about,
         table.notes,
         markdown(table),
-        surroundings()?
+        pictures(workload.name, table)?,
+        surroundings(setting)?,
+        settings(table)
     ))
 }
 
-/// Keeps `report` under today's date.
-pub(crate) fn save(name: &str, report: &str) -> Result<()> {
+/// Keeps `report` and its pictures under today's date.
+pub(crate) fn save(name: &str, report: &str, table: &Table) -> Result<()> {
     let folder = shell::root().join("docs/benchmarks");
     fs::create_dir_all(&folder)?;
+    for (number, plot) in table.plots.iter().enumerate() {
+        fs::write(folder.join(picture(name, number)?), plot.svg())?;
+    }
     let path = folder.join(format!("{}-{name}.md", today()?));
     fs::write(&path, report)?;
     eprintln!("written to {}", path.display());
     Ok(())
+}
+
+fn pictures(name: &str, table: &Table) -> Result<String> {
+    let lines = table.plots.iter().enumerate();
+    lines.map(|(number, plot)| Ok(format!("![{}]({})\n\n", plot.title, picture(name, number)?))).collect()
+}
+
+fn picture(name: &str, number: usize) -> Result<String> {
+    Ok(format!("{}-{name}-{}.svg", today()?, number + 1))
+}
+
+fn settings(table: &Table) -> String {
+    table.settings.iter().map(|(name, text)| format!("\n{name}:\n\n```\n{text}```\n")).collect()
 }
 
 fn markdown(table: &Table) -> String {
@@ -44,7 +66,7 @@ fn markdown(table: &Table) -> String {
     [head, rule].into_iter().chain(table.rows.iter().map(|row| line(row))).collect()
 }
 
-fn surroundings() -> Result<String> {
+fn surroundings(setting: &Setting) -> Result<String> {
     let facts = [
         ("Date", today()?),
         ("Version", version()?),
@@ -55,9 +77,9 @@ fn surroundings() -> Result<String> {
         ("Memory", proc_field("/proc/meminfo", "MemTotal")?),
         ("Kernel", fs::read_to_string("/proc/sys/kernel/osrelease")?.trim().to_owned()),
         ("Rust", shell::output(&mut cargo(["--version"]))?.trim().to_owned()),
-        ("nginx", nginx_version()?),
     ];
-    Ok(facts.iter().map(|(name, fact)| format!("- {name}: {fact}\n")).collect())
+    let facts = facts.iter().map(|(name, fact)| format!("- {name}: {fact}\n"));
+    Ok(facts.chain(setting.programs.versions()?.iter().map(|version| format!("- {version}\n"))).collect())
 }
 
 fn today() -> Result<String> {
@@ -68,13 +90,6 @@ fn version() -> Result<String> {
     let mut describe = Command::new("git");
     describe.args(["describe", "--always", "--dirty"]).current_dir(shell::root());
     Ok(format!("{} ({})", env!("CARGO_PKG_VERSION"), shell::output(&mut describe)?.trim()))
-}
-
-// It says its version on its standard error.
-fn nginx_version() -> Result<String> {
-    let Some(nginx) = shell::find("nginx") else { return Ok("none".to_owned()) };
-    let said = Command::new(nginx).arg("-v").stdout(Stdio::null()).output()?;
-    Ok(String::from_utf8_lossy(&said.stderr).trim().trim_start_matches("nginx version: ").to_owned())
 }
 
 fn proc_field(file: &str, name: &str) -> Result<String> {
@@ -90,7 +105,8 @@ mod tests {
     #[test]
     fn tables_are_markdown() {
         let rows = vec![vec!["a".to_owned(), "1".to_owned()]];
-        let table = Table { notes: String::new(), columns: vec!["server", "rate"], rows };
+        let columns = vec!["server", "rate"];
+        let table = Table { notes: String::new(), columns, rows, plots: Vec::new(), settings: Vec::new() };
         assert_eq!(markdown(&table), "| server | rate |\n| --- | --- |\n| a | 1 |\n");
     }
 }

@@ -1,0 +1,181 @@
+//! Small uploads, whole sessions each: beside other servers, and beside the least that they cost.
+
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::time::Instant;
+
+use super::Setting;
+use super::measure::{self, Cpu, CpuSamples, Requests, Samples};
+use super::peer::{Protocol, Running};
+use super::plot::Plot;
+use super::report::Table;
+use super::servers::{join_all, mebibytes, numbered, settings_of, start_all};
+use super::transfer::sync;
+use crate::shell::Result;
+
+pub(crate) struct Small {
+    pub(crate) uploads: usize,
+    pub(crate) bytes: u64,
+    pub(crate) at_once: usize,
+}
+
+impl Small {
+    pub(crate) fn run(&self, setting: &Setting, peers: &[&str]) -> Result<Table> {
+        let uploads = (self.uploads / usize::try_from(setting.divisor)?).max(self.at_once);
+        let servers = start_all(setting, peers)?;
+        let mut floor = Floor::start(setting, self, uploads)?;
+        let mut results: Vec<_> = servers.iter().map(|_| SmallResult::default()).collect();
+        let mut least = SmallResult::default();
+        for run in 0..=setting.runs {
+            for (server, result) in servers.iter().zip(&mut results) {
+                self.upload(server, uploads, (run > 0).then_some(result))?;
+            }
+            floor.run(uploads, (run > 0).then_some(&mut least))?;
+        }
+        let mut rows = Vec::new();
+        for (server, result) in servers.iter().zip(&results) {
+            rows.push(result.row(server.name(), server.lacks(), server.process(), (&results[0], &least))?);
+        }
+        rows.push(least.row("floor", "HTTP".to_owned(), floor.process.id(), (&results[0], &least))?);
+        let named = || servers.iter().map(Running::name).zip(&results).chain([("floor", &least)]);
+        Ok(Table {
+            notes: self.notes(uploads, setting.runs),
+            columns: vec![
+                "server",
+                "does not",
+                "uploads/s",
+                "p50 ms",
+                "p99 ms",
+                "longest ms",
+                "CPU µs/upload",
+                "user",
+                "system",
+                "peak MiB",
+                "first's rate ÷ its",
+                "its rate ÷ floor's",
+                "requests to its store",
+            ],
+            rows,
+            plots: vec![
+                Plot::new("uploads/s", named().map(|(name, result)| (name, &result.rate))),
+                Plot::new("CPU µs/upload", named().map(|(name, result)| (name, &result.cpu.total))),
+            ],
+            settings: settings_of(&servers),
+        })
+    }
+
+    fn notes(&self, uploads: usize, runs: u32) -> String {
+        format!(
+            "{uploads} uploads of {} KiB over {} connections, each from its creation to the end of its session, {runs} \
+             interleaved runs after one to warm up: median (least-most). Servers that do not sync have file and folder \
+             synced after their answer by the load generator, whose processor time does not count. The floor is a \
+             program without HTTP that does for each upload, as many at once, only: a row, the file, a row, its sync, \
+             a row, a rename, a sync of the folder, a row; rows that wait are committed together.",
+            self.bytes >> 10,
+            self.at_once
+        )
+    }
+
+    fn upload(&self, server: &Running, uploads: usize, result: Option<&mut SmallResult>) -> Result<()> {
+        let requests_before = server.store_requests()?;
+        let cpu_before = measure::cpu(server.process())?;
+        let start = Instant::now();
+        let done = join_all(self.at_once, |thread| self.upload_some(server, (thread..uploads).step_by(self.at_once)))?;
+        let elapsed = start.elapsed();
+        let cpu = measure::cpu(server.process())? - cpu_before;
+        if let Some(result) = result {
+            result.add(uploads, elapsed.as_secs_f64(), cpu);
+            result.milliseconds.extend(done.iter().flatten().map(|(_, milliseconds)| *milliseconds));
+            result.requests.add(&requests_before, &server.store_requests()?);
+        }
+        server.delete(&done.into_iter().flatten().map(|(name, _)| name).collect::<Vec<_>>())
+    }
+
+    /// Names of the files with the milliseconds that each upload took.
+    fn upload_some(&self, server: &Running, numbers: impl Iterator<Item = usize>) -> Result<Vec<(String, f64)>> {
+        let mut done = Vec::new();
+        let mut connection = server.connect()?;
+        for number in numbers {
+            let start = Instant::now();
+            let mut upload = server.create(connection, &numbered(number), self.bytes)?;
+            upload.fragment(0, self.bytes)?;
+            let name = upload.name().to_owned();
+            connection = upload.close()?;
+            if let (Protocol::Tus, Some(file)) = (server.protocol(), server.file(&name)) {
+                sync(&file)?;
+            }
+            done.push((name, start.elapsed().as_secs_f64() * 1e3));
+        }
+        Ok(done)
+    }
+}
+
+/// The program that does the least.
+struct Floor {
+    process: Child,
+    runs: ChildStdin,
+    seconds: BufReader<ChildStdout>,
+}
+
+impl Floor {
+    fn start(setting: &Setting, load: &Small, uploads: usize) -> Result<Self> {
+        let folder = setting.folder.join("floor");
+        super::peer::remove(&folder)?;
+        let mut command = Command::new(&setting.programs.floor);
+        command.arg("floor").arg("--folder").arg(folder).args(["--uploads", &uploads.to_string()]);
+        command.args(["--bytes", &load.bytes.to_string(), "--at-once", &load.at_once.to_string()]);
+        let mut process = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+        let (runs, seconds) = (process.stdin.take(), process.stdout.take());
+        let (runs, seconds) = (runs.ok_or("it has no input")?, seconds.ok_or("it has no output")?);
+        Ok(Self { process, runs, seconds: BufReader::new(seconds) })
+    }
+
+    fn run(&mut self, uploads: usize, result: Option<&mut SmallResult>) -> Result<()> {
+        let cpu_before = measure::cpu(self.process.id())?;
+        self.runs.write_all(b"\n")?;
+        let mut seconds = String::new();
+        self.seconds.read_line(&mut seconds)?;
+        let seconds = seconds.trim().parse().map_err(|_| "the floor program has failed")?;
+        let cpu = measure::cpu(self.process.id())? - cpu_before;
+        if let Some(result) = result {
+            result.add(uploads, seconds, cpu);
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Floor {
+    fn drop(&mut self) {
+        // One that has ended by itself has failed its run already.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+#[derive(Default)]
+struct SmallResult {
+    rate: Samples,
+    cpu: CpuSamples,
+    milliseconds: Samples,
+    uploads: u64,
+    requests: Requests,
+}
+
+impl SmallResult {
+    fn add(&mut self, uploads: usize, seconds: f64, cpu: Cpu) {
+        self.rate.push(uploads as f64 / seconds);
+        self.cpu.push(cpu, 1e6 / uploads as f64);
+        self.uploads += uploads as u64;
+    }
+
+    fn row(&self, name: &str, lacks: String, process: u32, (first, floor): (&Self, &Self)) -> Result<Vec<String>> {
+        let mut row = vec![name.to_owned(), lacks, self.rate.show(0)];
+        row.extend([50.0, 99.0, 100.0].map(|percent| format!("{:.1}", self.milliseconds.percentile(percent))));
+        row.extend(self.cpu.show(0));
+        row.push(mebibytes(measure::peak_memory(process)?));
+        row.push(first.rate.ratio_to(&self.rate));
+        row.push(self.rate.ratio_to(&floor.rate));
+        row.push(self.requests.show(self.uploads));
+        Ok(row)
+    }
+}
