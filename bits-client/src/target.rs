@@ -152,8 +152,7 @@ impl FileTarget {
             Ok(()) => remove(&self.part),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(error),
             // A file system without links.
-            Err(_) if self.there()?.is_none() => std::fs::rename(&self.part, &self.path),
-            Err(error) => Err(error),
+            Err(_) => platform::rename_new(&self.part, &self.path),
         }
     }
 

@@ -88,6 +88,32 @@ fn an_upload_outlives_its_client() {
     assert_staging_empty(&server.files());
 }
 
+/// What was acknowledged is gone when the session is to be closed: that is no success, and no failure.
+#[test]
+fn what_vanished_from_the_server_is_sent_again() {
+    let server = Server::start(ServerOptions::directory("publish = \"close-session\""));
+    let terminal = Terminal::new(24 << 20);
+    let mut upload = terminal.start_upload(&server.url("/upload/big.bin"));
+    wait_for_progress(&server);
+    // What stands there has Close-Session refused.
+    let taken = server.files().join("upload/big.bin");
+    fs::write(&taken, "in the way").unwrap();
+    assert_eq!(upload.wait().unwrap().code(), Some(1));
+    fs::remove_file(&taken).unwrap();
+    assert_eq!(staged_bytes(&server), 24 << 20);
+    for entry in fs::read_dir(server.files().join("upload/BITS-Sessions")).unwrap() {
+        fs::remove_file(entry.unwrap().path()).unwrap();
+    }
+    let jobs = String::from_utf8(terminal.run(&["jobs", "--json"]).stdout).unwrap();
+    let id = jobs.split("\"job\": \"").nth(1).unwrap().split('"').next().unwrap();
+    let resumed = terminal.run(&["resume", id]);
+    let said = String::from_utf8(resumed.stderr).unwrap();
+    assert_eq!(resumed.status.code(), Some(0), "{said}");
+    assert!(said.contains("has lost the uploaded data"), "{said}");
+    assert!(server.file("upload/big.bin").unwrap() == terminal.content, "the file has other bytes");
+    assert_staging_empty(&server.files());
+}
+
 #[test]
 fn a_refused_upload_says_why() {
     let server = Server::start(ServerOptions::new());

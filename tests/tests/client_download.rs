@@ -53,6 +53,22 @@ impl Terminal {
         self.command(&["download", url, self.file().to_str().unwrap()]).spawn().unwrap()
     }
 
+    /// A small download whose system calls strace changes.
+    fn traced_download(&self, injections: &[&str], url: &str) -> Command {
+        let mut command = Command::new("strace");
+        command.args(["-f", "-qq", "-o"]).arg(self.0.path().join("trace"));
+        command.args(injections.iter().map(|what| format!("--inject={what}"))).arg(client_binary());
+        command.args(["download", url]).arg(self.file()).env("BITS_JOBS_DIR", self.0.path().join("jobs"));
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
+    fn jobs(&self) -> Vec<String> {
+        let entries = fs::read_dir(self.0.path().join("jobs")).unwrap().map(|entry| entry.unwrap().path());
+        let jobs = entries.filter(|path| path.extension().is_some_and(|extension| extension == "json"));
+        jobs.map(|path| fs::read_to_string(path).unwrap_or_default()).collect()
+    }
+
     /// The bytes of a download under way.
     fn part(&self) -> Option<u64> {
         let entries = fs::read_dir(self.0.path()).unwrap().map(|entry| entry.unwrap());
@@ -129,6 +145,71 @@ fn a_file_that_changed_in_between_is_refused() {
     assert_eq!(terminal.part(), None, "cancelling leaves something");
     assert_exit(&terminal.run(&["download", &url, terminal.file().to_str().unwrap()]), 0);
     assert!(is_same(&server, &terminal));
+}
+
+fn small() -> Server {
+    let server = Server::start(ServerOptions::directory("download_enabled = true"));
+    fs::create_dir_all(server.files().join("upload")).unwrap();
+    fs::write(server.files().join("upload/file"), pattern(9, 300_000)).unwrap();
+    server
+}
+
+#[track_caller]
+fn assert_resumed(server: &Server, terminal: &Terminal) {
+    assert_exit(&terminal.run(&["resume"]), 0);
+    assert!(is_same(server, terminal));
+    assert_eq!((terminal.part(), terminal.jobs().len()), (None, 0));
+}
+
+/// Killed before each of the system calls that put the file in its place and tidy up.
+#[test]
+fn a_client_that_dies_in_its_last_steps_has_done_them_or_does_them() {
+    let server = small();
+    let mut killed = 0;
+    for call in ["linkat:signal=KILL", "?unlink,unlinkat:signal=KILL:when=1", "?unlink,unlinkat:signal=KILL:when=2"] {
+        let terminal = Terminal::new();
+        let status = terminal.traced_download(&[call], &server.url("/upload/file")).output().unwrap().status;
+        killed += usize::from(!status.success());
+        assert_resumed(&server, &terminal);
+    }
+    assert_eq!(killed, 3);
+}
+
+/// File systems such as FAT have no links, and some cannot promise to replace nothing.
+#[test]
+fn a_file_system_without_links() {
+    let server = small();
+    let url = server.url("/upload/file");
+    let no_links = "linkat:error=EPERM";
+    for injections in [&[no_links][..], &[no_links, "renameat2:error=EINVAL"]] {
+        let terminal = Terminal::new();
+        assert_exit(&terminal.traced_download(injections, &url).output().unwrap(), 0);
+        assert!(is_same(&server, &terminal));
+        assert_eq!((terminal.part(), terminal.jobs().len()), (None, 0));
+    }
+    let terminal = Terminal::new();
+    let killed = terminal.traced_download(&[no_links, "renameat2:signal=KILL"], &url).output().unwrap();
+    assert!(!killed.status.success() && !terminal.file().exists());
+    assert_resumed(&server, &terminal);
+}
+
+/// What puts the file in its place goes on while the command ends.
+#[test]
+fn an_interrupt_in_the_last_step_keeps_a_job_that_ends() {
+    let server = small();
+    let terminal = Terminal::new();
+    let slow = "linkat:delay_enter=3000000";
+    let traced = terminal.traced_download(&[slow], &server.url("/upload/file")).spawn().unwrap();
+    wait_until("the file is about to be put in its place", || {
+        terminal.0.path().join("jobs").exists() && terminal.jobs().iter().any(|job| job.contains("\"sealed\": {"))
+    });
+    let strace = traced.id();
+    let client = fs::read_to_string(format!("/proc/{strace}/task/{strace}/children")).unwrap();
+    assert!(Command::new("kill").args(["-INT", client.trim()]).status().unwrap().success());
+    let said = assert_exit(&traced.wait_with_output().unwrap(), 3);
+    assert!(said.contains("interrupted"), "{said}");
+    assert!(terminal.file().exists() && terminal.jobs().len() == 1, "it was not interrupted where it should be");
+    assert_resumed(&server, &terminal);
 }
 
 #[test]

@@ -6,12 +6,13 @@ use std::{
     io::{BufRead, BufReader, Read},
     path::PathBuf,
     process::{Child, Command, Output, Stdio},
+    time::Duration,
 };
 
 use tempfile::TempDir;
 use tests::{
     Application, Behaviour, Form, Packet, Raw, Response, Server, ServerOptions, application_binary, assert_next,
-    assert_ok, assert_staging_empty, client_binary, fetch_resumed, pattern, wait_until,
+    assert_ok, assert_staging_empty, client_binary, fetch_resumed, list_files, pattern, wait_until,
 };
 
 /// Apache's example; the password is `myPassword`.
@@ -78,6 +79,13 @@ impl Terminal {
         // The upload itself is told of by such a line too.
         let received = |line: &str| line.trim().strip_prefix("\"received\": ")?.trim_end_matches(',').parse().ok();
         texts.into_iter().any(|text| text.lines().filter_map(received).any(|count: u64| count > 1 << 20))
+    }
+
+    /// The name of the one job.
+    fn job(&self) -> String {
+        let entries = fs::read_dir(self.folder.path().join("jobs")).unwrap().flatten().map(|entry| entry.path());
+        let mut jobs = entries.filter(|path| path.extension().is_some_and(|extension| extension == "json"));
+        jobs.next().unwrap().file_stem().unwrap().to_str().unwrap().to_owned()
     }
 
     /// What has come of the reply, under whatever name.
@@ -222,6 +230,33 @@ fn a_reply_goes_when_its_session_expires() {
     let mut raw = server.raw();
     assert_eq!(get(&mut raw, &path, None).status, 200);
     wait_until("the session expires", || get(&mut raw, &path, None).status == 404);
+    assert_staging_empty(&server.files());
+}
+
+/// The client stays away for longer than its session lives, with everything uploaded and no reply yet.
+#[test]
+fn a_reply_that_expired_comes_with_the_next_session() {
+    let application = Application::start(Behaviour::Slow(Duration::from_secs(1), Box::new(Behaviour::reply(b"first"))));
+    let more = "session_timeout = \"3s\"\ncleanup_interval = \"1s\"";
+    let server = Server::start(ServerOptions::directory(&application.lines("by-value", more)));
+    let terminal = Terminal::new(b"content");
+    let client = terminal.upload_reply(&server).spawn().unwrap();
+    wait_until("the application is told", || !application.seen().is_empty());
+    fs::write(terminal.reply(), "in the way").unwrap();
+    let output = client.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{}", String::from_utf8_lossy(&output.stderr));
+    application.set(Behaviour::reply(b"second"));
+    for entry in fs::read_dir(terminal.folder.path()).unwrap().flatten() {
+        if entry.file_type().unwrap().is_file() && entry.file_name() != "source" {
+            fs::remove_file(entry.path()).unwrap();
+        }
+    }
+    wait_until("the session expires", || {
+        !list_files(&server.files()).iter().any(|path| path.contains("BITS-Sessions"))
+    });
+    assert_done(&terminal.command(&["resume", &terminal.job()]).output().unwrap());
+    assert_eq!(fs::read(terminal.reply()).unwrap(), b"second");
+    assert_eq!((application.seen().len(), terminal.fetched()), (2, 6));
     assert_staging_empty(&server.files());
 }
 
