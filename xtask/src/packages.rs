@@ -48,6 +48,7 @@ pub(crate) const TESTS: &[Package] = &[
     Package { program: "ip", name: "iproute2", reason: "a network for a machine of the tests' own" },
     Package { program: "pkill", name: "procps", reason: "ends the service of a machine of the tests' own" },
     Package { program: "sqlite3", name: "sqlite3", reason: "copies a database that is in use" },
+    Package { program: "valgrind", name: "valgrind", reason: "counts what a fragment costs (`cargo xtask ci cost`)" },
     Package { program: "pgbouncer", name: "pgbouncer", reason: "a pooler before the database" },
     Package { program: "node", name: "nodejs", reason: "runs a store that speaks Azure's" },
     Package { program: "npm", name: "npm", reason: "gets that store" },

@@ -1,6 +1,7 @@
 //! `cargo xtask test`: everything that the tests need, then the tests.
 
 use std::env;
+use std::path::PathBuf;
 
 use clap::Args;
 
@@ -23,6 +24,12 @@ pub(crate) struct Options {
 // One set of packages and features for every build: nothing is compiled twice. It includes the
 // server's fault points, which the end-to-end tests use.
 const WORKSPACE: [&str; 2] = ["--workspace", "--all-features"];
+
+/// The server as the tests use it, built if need be.
+pub(crate) fn server() -> Result<PathBuf> {
+    shell::run(cargo(["build", "--bins"]).args(WORKSPACE))?;
+    Ok(shell::target_dir().join("debug/bits-server"))
+}
 
 pub(crate) fn run(options: &Options) -> Result<()> {
     let in_ci = env::var("CI").is_ok_and(|value| value == "true");

@@ -38,6 +38,8 @@ enum Check {
     Semver,
     /// A fuzzer finds nothing in some seconds for each target
     Fuzz,
+    /// A fragment costs the server no more instructions than it did
+    Cost,
 }
 
 pub(crate) fn run(options: &Options) -> Result<()> {
@@ -60,6 +62,7 @@ impl Check {
             Check::Features => features::check(),
             Check::Semver => semver(),
             Check::Fuzz => crate::fuzz::check(),
+            Check::Cost => crate::bench::cost::check(&crate::test::server()?),
         }
     }
 }
