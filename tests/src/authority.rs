@@ -88,7 +88,7 @@ impl Authority {
 
     /// A client that trusts this authority alone.
     pub fn client(&self) -> TlsClient<'_> {
-        TlsClient { authority: self, identity: None, versions: rustls::ALL_VERSIONS, protocols: Vec::new() }
+        TlsClient { authority: self, identity: None, versions: rustls::ALL_VERSIONS, protocols: Vec::new(), kept: None }
     }
 }
 
@@ -118,6 +118,8 @@ pub struct TlsClient<'a> {
     identity: Option<&'a Identity>,
     versions: &'a [&'static SupportedProtocolVersion],
     protocols: Vec<Vec<u8>>,
+    /// What it remembers sessions by; none: each connection begins anew.
+    kept: Option<Arc<ClientConfig>>,
 }
 
 impl<'a> TlsClient<'a> {
@@ -139,7 +141,17 @@ impl<'a> TlsClient<'a> {
         Self { protocols: protocols.iter().map(|name| name.as_bytes().to_vec()).collect(), ..self }
     }
 
-    pub(crate) fn config(&self) -> ClientConfig {
+    /// Goes on with sessions of its earlier connections where the server lets it; the last to be said.
+    #[must_use]
+    pub fn resuming(self) -> Self {
+        Self { kept: Some(self.config()), ..self }
+    }
+
+    pub(crate) fn config(&self) -> Arc<ClientConfig> {
+        self.kept.clone().unwrap_or_else(|| Arc::new(self.make_config()))
+    }
+
+    fn make_config(&self) -> ClientConfig {
         let mut roots = RootCertStore::empty();
         roots.add(self.authority.certificate.clone()).unwrap();
         let builder = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))

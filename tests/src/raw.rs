@@ -62,6 +62,11 @@ impl Raw {
         (self.stream.certificate(), self.stream.protocol())
     }
 
+    /// Whether TLS went on with the session of an earlier connection.
+    pub fn is_resumed(&self) -> bool {
+        self.stream.is_resumed()
+    }
+
     /// The same connection, on which packets are sent in `form`.
     #[must_use]
     pub fn speaking(self, form: Form) -> Self {

@@ -3,10 +3,9 @@
 use std::{
     io::{self, Read, Write},
     net::TcpStream,
-    sync::Arc,
 };
 
-use rustls::{ClientConnection, StreamOwned, pki_types::CertificateDer};
+use rustls::{ClientConnection, HandshakeKind, StreamOwned, pki_types::CertificateDer};
 
 use crate::TlsClient;
 
@@ -20,7 +19,7 @@ impl Wire {
     /// Begins TLS and waits for the server's part of the handshake.
     pub(crate) fn begin_tls(mut socket: TcpStream, client: &TlsClient<'_>) -> io::Result<Self> {
         let name = "localhost".try_into().unwrap();
-        let mut connection = ClientConnection::new(Arc::new(client.config()), name).unwrap();
+        let mut connection = ClientConnection::new(client.config(), name).unwrap();
         while connection.is_handshaking() {
             connection.complete_io(&mut socket)?;
         }
@@ -38,6 +37,11 @@ impl Wire {
     pub(crate) fn certificate(&self) -> Option<CertificateDer<'static>> {
         let Self::Tls(stream) = self else { return None };
         stream.conn.peer_certificates()?.first().cloned()
+    }
+
+    /// Whether it went on with the session of an earlier connection.
+    pub(crate) fn is_resumed(&self) -> bool {
+        matches!(self, Self::Tls(stream) if stream.conn.handshake_kind() == Some(HandshakeKind::Resumed))
     }
 
     /// The protocol that ALPN chose.

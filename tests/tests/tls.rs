@@ -178,8 +178,18 @@ fn a_revoked_certificate_is_refused_also_when_it_is_revoked_later() {
     let taken = |identity| ping(&server, &authority.client().identity(identity)).is_ok();
     assert!(!taken(&first));
     assert!(taken(&second));
+    // Nor does it come in by a session that began before.
+    let clients = [&rustls::version::TLS12, &rustls::version::TLS13].map(|version| [version]);
+    let clients = clients.each_ref().map(|versions| authority.client().identity(&second).versions(versions).resuming());
+    for client in &clients {
+        ping(&server, client).unwrap();
+        let again = server.raw_listener().tls(client).unwrap();
+        assert!(again.is_resumed(), "{client:?}");
+    }
     fs::write(server.folder().join("crl.pem"), authority.revoke(&[&first, &second])).unwrap();
-    wait_until("the new list is read", || !taken(&second));
+    for client in &clients {
+        wait_until("the new list is read", || ping(&server, client).is_err());
+    }
 }
 
 #[test]
