@@ -14,6 +14,7 @@ use crate::{
     fragment::ATTEMPTS,
     publish::Outcome,
     rescue::{Panicked, Rescued},
+    spans,
     turns::Turn,
 };
 
@@ -228,6 +229,7 @@ impl Inner {
     async fn find(&self, call: &Call, id: SessionId) -> Result<Option<Session>, Refusal> {
         match self.sessions.load(id).await.map_err(|error| row_refusal(&error))? {
             Some(Found::Live(session)) if session.belongs_to(&call.caller.principal, &call.destination) => {
+                spans::found(id);
                 Ok(Some(session))
             }
             Some(Found::Live(_)) | None => Err(Refusal::SessionNotFound),
@@ -242,6 +244,7 @@ impl Inner {
         if !tombstone.belongs_to(&call.caller.principal, &call.destination) {
             return Err(Refusal::SessionNotFound);
         }
+        spans::found(id);
         match tombstone.answer(&call.packet) {
             Some(Some(total)) => Ok(Ack::fragment(id, total)),
             Some(None) => Ok(Ack::ended(id)),

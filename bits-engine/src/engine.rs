@@ -23,6 +23,7 @@ use crate::{
     queue::Queues,
     rate::Bandwidth,
     rescue::{Panicked, Rescued},
+    spans,
     turns::Turns,
 };
 
@@ -448,6 +449,7 @@ impl Inner {
         fault("create-after-commit");
         self.cache.put(&session);
         self.emit(session.created_at, &session, SessionEventKind::Created);
+        spans::found(id);
         Ok(id)
     }
 

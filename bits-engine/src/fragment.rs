@@ -13,6 +13,7 @@ use crate::{
     engine::{Call, Inner, chain, row_refusal},
     faults::fault,
     publish::Outcome,
+    spans,
     turns::Turn,
 };
 
@@ -70,6 +71,7 @@ impl Inner {
                     Opened::Answer(ack) => return Ok(Step::Answer(ack)),
                 },
             };
+            spans::found(session.id);
             match self.take(call, &session, fragment, body, turn).await? {
                 Step::Again => {}
                 step => return Ok(step),

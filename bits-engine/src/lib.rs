@@ -6,6 +6,11 @@
 //!
 //! Work on a session runs in tasks of its own: dropping the future of [`Engine::handle`], as a
 //! server does when a connection breaks, loses nothing that was received.
+//!
+//! For traces there are spans of the crate `tracing` with the target `spans`: `prepare`, `notify`
+//! and `publish`, with the session as a number of 128 bits in `session`, and in `error` why it went
+//! wrong. In the span that [`Engine::handle`] is called in, `session` is recorded once the session
+//! is found to be the caller's.
 
 mod body;
 mod cache;
@@ -23,6 +28,7 @@ mod queue;
 mod rate;
 mod reply;
 mod rescue;
+mod spans;
 mod turns;
 
 pub use body::{Body, Fate};

@@ -19,6 +19,7 @@ use crate::{
     engine::{Inner, chain, row_refusal},
     faults::fault,
     fragment::ATTEMPTS,
+    spans,
 };
 
 /// How long a failed publishing waits before it is tried again.
@@ -126,11 +127,12 @@ impl Inner {
         }
         match session.state {
             State::WaitForClose => Ok(Some(self.completed(&session))),
-            State::Notify if session.copy => self.next_job(&session, closing).await,
-            State::Notify => self.notify(&session).await,
-            State::Publish => self.put(&session).await,
-            State::ReceiveFragments if session.is_received() => self.next_job(&session, closing).await,
-            State::ReceiveFragments => Ok(Some(Outcome::Regressed { to: session.received })),
+            State::Notify if !session.copy => spans::step(spans::notify(&session), self.notify(&session)).await,
+            State::Publish => spans::step(spans::publish(&session), self.put(&session)).await,
+            State::ReceiveFragments if !session.is_received() => Ok(Some(Outcome::Regressed { to: session.received })),
+            State::Notify | State::ReceiveFragments => {
+                spans::step(spans::prepare(&session), self.next_job(&session, closing)).await
+            }
         }
     }
 

@@ -32,6 +32,8 @@ mod measured;
 mod metrics;
 #[cfg(all(feature = "fs", feature = "sqlite"))]
 mod notifier;
+#[cfg(all(feature = "otlp", feature = "fs", feature = "sqlite"))]
+mod otlp;
 mod peer;
 #[cfg(all(feature = "faults", feature = "fs", feature = "sqlite"))]
 mod probe;
@@ -44,6 +46,11 @@ mod service;
 #[cfg(all(feature = "fs", feature = "sqlite"))]
 mod sessions;
 mod socket;
+#[cfg_attr(
+    not(all(feature = "fs", feature = "sqlite")),
+    allow(dead_code, reason = "the program that this library is without traces more")
+)]
+mod spans;
 #[cfg(all(feature = "fs", feature = "sqlite"))]
 mod start;
 #[cfg(all(feature = "fs", feature = "sqlite"))]

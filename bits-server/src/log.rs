@@ -6,7 +6,12 @@ use tracing_subscriber::{
     Layer, Registry, filter::Targets, layer::SubscriberExt, reload::Handle, util::SubscriberInitExt,
 };
 
+#[cfg(feature = "otlp")]
+use tracing_subscriber::registry::LookupSpan;
+
 use crate::config::LogFilter;
+#[cfg(feature = "otlp")]
+use crate::otlp;
 
 /// Decides which lines are written.
 #[derive(Clone, Debug)]
@@ -29,7 +34,7 @@ impl LogControl {
         let (targets, handle) = tracing_subscriber::reload::Layer::new(wanted);
         let ansi = std::io::stderr().is_terminal();
         let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(ansi);
-        tracing_subscriber::registry().with(lines.with_filter(targets)).init();
+        tracing_subscriber::registry().with(lines.with_filter(targets)).with(spans()).init();
         Ok(Self { filter: (!by_variable).then_some(handle) })
     }
 
@@ -45,4 +50,15 @@ impl LogControl {
             let _ = handle.reload(filter.targets());
         }
     }
+}
+
+/// What collects spans for traces, where they are wanted.
+#[cfg(feature = "otlp")]
+fn spans<S: tracing::Subscriber + for<'a> LookupSpan<'a>>() -> Option<impl Layer<S>> {
+    otlp::is_wanted().then(|| otlp::Collector.with_filter(otlp::Collector::filter()))
+}
+
+#[cfg(not(feature = "otlp"))]
+fn spans() -> tracing_subscriber::layer::Identity {
+    tracing_subscriber::layer::Identity::new()
 }

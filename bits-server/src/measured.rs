@@ -1,6 +1,7 @@
 //! Stores and the notifier with a stopwatch: how long they take, and how often they fail.
 
 use std::{
+    fmt::Display,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -17,20 +18,28 @@ use bits_core::{
 use bits_engine::{Answer, Notice, Notifier, NotifyError};
 use bytes::Bytes;
 use futures_util::Stream;
+use tracing::{Instrument, field};
 
-use crate::metrics::{self, Operation};
+use crate::{
+    metrics::{self, Operation},
+    spans,
+};
 
 /// What it holds, measured.
 pub(crate) struct Measured<T: ?Sized>(pub(crate) Arc<T>);
 
-async fn timed<T, E>(
+async fn timed<T, E: Display>(
     operation: Operation,
     is_failure: impl Fn(&E) -> bool,
     work: impl Future<Output = Result<T, E>>,
 ) -> Result<T, E> {
-    let start = Instant::now();
-    let done = work.await;
-    metrics::store(operation, start.elapsed(), done.as_ref().is_err_and(is_failure));
+    let (start, span) = (Instant::now(), spans::operation(operation));
+    let done = work.instrument(span.clone()).await;
+    let failure = done.as_ref().err().filter(|error| is_failure(error));
+    if let Some(error) = failure {
+        span.record("error", field::display(error));
+    }
+    metrics::store(operation, start.elapsed(), failure.is_some());
     done
 }
 
@@ -161,9 +170,13 @@ impl UploadStore for Measured<dyn UploadStore> {
     async fn write(&self, upload: &Upload, body: &mut BodyStream<'_>) -> Written {
         let start = Instant::now();
         let mut body = Waited { body, waited: Duration::ZERO, since: None };
-        let written = self.0.write(upload, &mut body).await;
-        let failed = matches!(&written.stopped, Some(Stopped::Store(error)) if bytes_failed(error));
         let operation = Operation { store: "uploads", name: "write" };
+        let span = spans::operation(operation);
+        let written = self.0.write(upload, &mut body).instrument(span.clone()).await;
+        let failed = matches!(&written.stopped, Some(Stopped::Store(error)) if bytes_failed(error));
+        if let Some(stopped) = written.stopped.as_ref().filter(|_| failed) {
+            span.record("error", field::display(stopped));
+        }
         metrics::store(operation, start.elapsed().saturating_sub(body.waited), failed);
         written
     }
@@ -230,7 +243,11 @@ impl Notifier for Measured<dyn Notifier> {
 
     async fn send(&self, notice: Notice) -> Result<Answer, NotifyError> {
         let start = Instant::now();
-        let answer = self.0.send(notice).await;
+        let span = spans::operation(Operation { store: "application", name: "tell" });
+        let answer = self.0.send(notice).instrument(span.clone()).await;
+        if let Err(error) = &answer {
+            span.record("error", field::display(error));
+        }
         metrics::notified(start.elapsed(), &answer);
         answer
     }

@@ -15,8 +15,15 @@ pub(crate) const IDLE: [(Duration, &str); 3] = [
     (Duration::from_secs(24 * 60 * 60), "1d"),
     (Duration::from_secs(3 * 24 * 60 * 60), "3d"),
 ];
-/// What the program was built with, besides what all builds have.
-const FEATURES: &str = if cfg!(feature = "negotiate") { "negotiate" } else { "" };
+/// Features that not all builds have, and whether this one has them.
+const FEATURES: [(&str, bool); 6] = [
+    ("azure", cfg!(feature = "azure")),
+    ("gcs", cfg!(feature = "gcs")),
+    ("negotiate", cfg!(feature = "negotiate")),
+    ("otlp", cfg!(feature = "otlp")),
+    ("postgres", cfg!(feature = "postgres")),
+    ("s3", cfg!(feature = "s3")),
+];
 
 static EXPORTER: OnceLock<PrometheusHandle> = OnceLock::new();
 
@@ -29,9 +36,14 @@ pub fn install() {
     let exporter = recorder.handle();
     if metrics::set_global_recorder(recorder).is_ok() {
         describe();
-        gauge!("bits_build_info", "version" => env!("CARGO_PKG_VERSION"), "features" => FEATURES).set(1.0);
+        gauge!("bits_build_info", "version" => env!("CARGO_PKG_VERSION"), "features" => features()).set(1.0);
         let _ = EXPORTER.set(exporter);
     }
+}
+
+fn features() -> String {
+    let built: Vec<_> = FEATURES.iter().filter(|(_, built)| *built).map(|(name, _)| *name).collect();
+    built.join(",")
 }
 
 /// Everything counted so far in Prometheus' text; none before [`install`].
@@ -75,6 +87,11 @@ impl RefusedConnection {
 #[cfg(all(feature = "fs", feature = "sqlite", any(feature = "s3", feature = "gcs", feature = "azure")))]
 pub(crate) fn object_store_request(request: bits_store_object::Request) {
     counter!("bits_object_store_requests_total", "request" => request.as_str()).increment(1);
+}
+
+/// A sync of an upload's bytes on local disk.
+pub(crate) fn synced(took: Duration, done: bool) {
+    histogram!("bits_sync_seconds", "result" => if done { "done" } else { "failed" }).record(took);
 }
 
 pub(crate) fn connection_refused(reason: RefusedConnection) {
@@ -299,6 +316,7 @@ const HISTOGRAMS: &[(&str, &str)] = &[
     ("bits_packet_seconds", "From a packet's head to its ack, the body included."),
     ("bits_ack_seconds", "From a packet's last byte to its ack."),
     ("bits_store_seconds", "What a store took for an operation, without waiting for clients."),
+    ("bits_sync_seconds", "Making bytes of an upload durable on local disk, at checkpoints and at its end."),
     ("bits_notification_seconds", "From telling a server application to the head of its answer."),
     ("bits_sweep_seconds", "Sweeps of expired sessions."),
 ];

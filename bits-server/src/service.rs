@@ -28,6 +28,7 @@ use crate::{
     peer::Peer,
     quiet::Quiet,
     serve::{Live, Settings},
+    spans,
 };
 
 /// Bytes of a path that a line of the log has, before they are escaped.
@@ -60,6 +61,7 @@ impl Service {
         }
         let number = self.numbers.fetch_add(1, Ordering::Relaxed);
         let span = tracing::info_span!("request", id = number, address = %peer.address);
+        let trace = spans::packet(&head, &peer);
         let timing = Timing::start(self.watch.clone());
         let asking = Asking::of(&head, &body);
         let body = stream(body, Some(&timing), &asking);
@@ -71,7 +73,7 @@ impl Service {
                 Err(denial) => Some(settings.deny(&head, body, &peer, denial, &timing).await.map(Either::Left)),
             }
         };
-        let mut response = answering.instrument(span).await.ok_or(Hangup)?;
+        let mut response = answering.instrument(trace).instrument(span).await.ok_or(Hangup)?;
         if asking.is_left_out() {
             // Whether the client sends the body now is anybody's guess.
             response.headers_mut().insert(http_header::CONNECTION, HeaderValue::from_static("close"));
@@ -118,6 +120,7 @@ impl Settings {
     async fn packet(&self, head: &Parts, caller: Caller, body: Body, timing: &Timing) -> Option<Response<Full<Bytes>>> {
         let (fate, address) = (body.fate(), caller.address);
         let Some(ack) = self.engine.handle(head, caller, body).await else {
+            spans::cut(&fate, timing.received());
             note_cut(&fate);
             return None;
         };
@@ -190,24 +193,37 @@ struct Timing {
     /// What sees refusals.
     watch: Watch,
     start: Instant,
-    /// Microseconds after the start.
-    last_byte: Arc<AtomicU64>,
+    came: Arc<Came>,
+}
+
+/// What came of a body.
+#[derive(Debug, Default)]
+struct Came {
+    bytes: AtomicU64,
+    /// When the last one came, in microseconds after the start.
+    last: AtomicU64,
 }
 
 impl Timing {
     fn start(watch: Watch) -> Self {
-        Self { watch, start: Instant::now(), last_byte: Arc::default() }
+        Self { watch, start: Instant::now(), came: Arc::default() }
     }
 
-    fn byte_came(&self) {
+    fn came(&self, bytes: usize) {
         let micros = self.start.elapsed().as_micros();
-        self.last_byte.store(u64::try_from(micros).unwrap_or(u64::MAX), Ordering::Relaxed);
+        self.came.last.store(u64::try_from(micros).unwrap_or(u64::MAX), Ordering::Relaxed);
+        self.came.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// Bytes of the body that were read.
+    fn received(&self) -> u64 {
+        self.came.bytes.load(Ordering::Relaxed)
     }
 
     /// The whole time, and that since the last byte.
     fn end(&self) -> (Duration, Duration) {
         let took = self.start.elapsed();
-        (took, took.saturating_sub(Duration::from_micros(self.last_byte.load(Ordering::Relaxed))))
+        (took, took.saturating_sub(Duration::from_micros(self.came.last.load(Ordering::Relaxed))))
     }
 }
 
@@ -255,7 +271,7 @@ fn stream(body: Incoming, timing: Option<&Timing>, asking: &Asking) -> Body {
     let (timing, asked) = (timing.cloned(), asking.done.clone());
     let mut chunks = BodyDataStream::new(body).map(move |chunk| match chunk {
         Ok(chunk) => {
-            timing.iter().for_each(Timing::byte_came);
+            timing.iter().for_each(|timing| timing.came(chunk.len()));
             metrics::received(chunk.len());
             Ok(chunk)
         }
@@ -288,6 +304,7 @@ fn note(head: &Parts, ack: &Ack, address: Option<IpAddr>, timing: &Timing) {
     log(head, ack);
     let (took, after_last_byte) = timing.end();
     metrics::packet(packet_name(head), ack, took, after_last_byte);
+    spans::answered(ack, timing.received());
     if let (None, Some(next)) = (&ack.refusal, ack.next_offset()) {
         metrics::acknowledged(confirmed(head, next));
     }
@@ -300,8 +317,7 @@ fn note(head: &Parts, ack: &Ack, address: Option<IpAddr>, timing: &Timing) {
 /// fill the disk.
 fn log(head: &Parts, ack: &Ack) {
     let packet = packet_name(head);
-    let sent = head.uri.path();
-    let path = sent[..sent.floor_char_boundary(LONGEST_LOGGED)].escape_default();
+    let path = logged_path(head);
     let status = ack.status().as_u16();
     let session = ack.session.map(|id| id.to_string()).unwrap_or_default();
     match &ack.refusal {
@@ -312,7 +328,14 @@ fn log(head: &Parts, ack: &Ack) {
     }
 }
 
-fn packet_name(head: &Parts) -> &'static str {
+/// The path of a request for logs and traces: escaped and cut.
+pub(crate) fn logged_path(head: &Parts) -> std::str::EscapeDefault<'_> {
+    let sent = head.uri.path();
+    sent[..sent.floor_char_boundary(LONGEST_LOGGED)].escape_default()
+}
+
+/// One of the protocol's words, or `unknown`.
+pub(crate) fn packet_name(head: &Parts) -> &'static str {
     let sent = head.headers.get(header::PACKET_TYPE).map_or(&[][..], HeaderValue::as_bytes);
     let kind = PacketType::ALL.into_iter().find(|kind| sent.eq_ignore_ascii_case(kind.as_str().as_bytes()));
     kind.map_or("unknown", PacketType::as_str)

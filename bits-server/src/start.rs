@@ -11,6 +11,8 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
+#[cfg(feature = "otlp")]
+use crate::otlp;
 use crate::{
     admin::{AdminListener, Console, History, Watch},
     audit,
@@ -41,6 +43,8 @@ pub(crate) async fn serve(config: Config, beginning: Beginning) -> Result<(), Fa
     let authentication = Authentication::open(&config).map_err(Failure::Usage)?;
     stores::check(&config).map_err(Failure::Usage)?;
     metrics::install();
+    #[cfg(feature = "otlp")]
+    otlp::start().map_err(Failure::Usage)?;
     let mut signals = Signals::new()?;
     // Taken from now on: unheard, it would end the process.
     let hangups = listen(SignalKind::hangup())?;
@@ -101,6 +105,8 @@ pub(crate) async fn serve(config: Config, beginning: Beginning) -> Result<(), Fa
         tracing::error!(%failure, "the webhooks' task failed");
     }
     stores.close().await;
+    #[cfg(feature = "otlp")]
+    let _ = tokio::task::spawn_blocking(otlp::stop).await;
     served.map_err(|error| Failure::Failed(error.to_string()))?;
     tracing::info!("stopped");
     Ok(())
@@ -224,6 +230,8 @@ fn engine(
         .on_event(move |event| {
             audit::log(event);
             metrics::event(event);
+            #[cfg(feature = "otlp")]
+            otlp::event(event);
             wake.on_event(event);
             watch.on_event(event);
         })
@@ -290,7 +298,7 @@ fn greet(config: &Config, addresses: &[(&str, SocketAddr)], admin: Option<&TcpLi
         tracing::info!(%address, scheme, "listening for uploads");
     }
     if let Some(address) = admin.and_then(|admin| admin.local_addr().ok()) {
-        tracing::info!(%address, "listening for operators: health, metrics and the API");
+        tracing::info!(%address, "listening for operators: the page, the API, health and metrics");
     }
     if config.source == Source::Defaults
         && let Some((_, address)) = addresses.first()

@@ -281,6 +281,7 @@ fn local_options(config: &Config) -> bits_store_fs::Options {
         },
         reserve_free: config.storage.reserve_free.0,
         folder_modes: config.directories.iter().map(|one| (one.storage_path.clone(), one.folder_mode.0)).collect(),
+        on_sync: crate::metrics::synced,
         ..bits_store_fs::Options::default()
     }
 }

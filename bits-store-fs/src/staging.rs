@@ -1,6 +1,9 @@
 //! One upload under way: its file below `BITS-Sessions`. Everything here blocks.
 
-use std::{collections::HashMap, time::Instant};
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
 
 use bits_core::{SessionId, StorageKey, StoreError, StoreErrorKind, Upload};
 use rustix::{
@@ -30,6 +33,8 @@ pub(crate) struct Disk {
     pub(crate) folder_mode: u32,
     /// Other ones for those on the way to these folders.
     pub(crate) folder_modes: HashMap<String, u32>,
+    /// Told of each sync of an upload's bytes.
+    pub(crate) on_sync: fn(Duration, bool),
 }
 
 /// Where an upload under way is kept.
@@ -247,6 +252,13 @@ impl Staged {
     }
 
     fn try_sync(&self, disk: &Disk, place: &Place) -> SysResult<()> {
+        let start = Instant::now();
+        let synced = self.sync_all(disk, place);
+        (disk.on_sync)(start.elapsed(), synced.is_ok());
+        synced
+    }
+
+    fn sync_all(&self, disk: &Disk, place: &Place) -> SysResult<()> {
         sync_data(self.file.as_ref().ok_or(Errno::BADF)?)?;
         if !self.entry_synced {
             sync_all(disk.root.folder(&place.folder)?)?;

@@ -1,6 +1,6 @@
 //! The store itself: which call blocks where, and what it tells its caller.
 
-use std::{path::Path, sync::Arc};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bits_core::{
@@ -56,6 +56,9 @@ pub struct Options {
     pub open_files: usize,
     /// What [`UploadStore::incarnation`] says; by default the machine's boot.
     pub incarnation: Option<String>,
+    /// Told how long it took to make bytes of an upload durable, at a checkpoint or at its end, and
+    /// whether that went well. It must not block.
+    pub on_sync: fn(Duration, bool),
 }
 
 impl Default for Options {
@@ -67,6 +70,7 @@ impl Default for Options {
             folder_modes: Vec::new(),
             open_files: (sys::open_file_limit() / 4).clamp(64, 16_384),
             incarnation: None,
+            on_sync: |_, _| {},
         }
     }
 }
@@ -104,6 +108,7 @@ impl LocalStore {
             room: Room::new(options.reserve_free),
             folder_mode: options.folder_mode,
             folder_modes: options.folder_modes.iter().map(|(folder, mode)| (staging::folder(folder), *mode)).collect(),
+            on_sync: options.on_sync,
         };
         let shared = Shared {
             disk,

@@ -32,3 +32,8 @@ pub use location::{InvalidLocation, backend};
 pub use probe::OpenError;
 pub use requests::{Backend, Request, Traits};
 pub use store::{ObjectUploads, Options};
+
+/// Its examples are tried.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

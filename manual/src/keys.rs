@@ -11,7 +11,7 @@ use crate::examples;
 const TABLES: &[(&str, &str)] = &[
     ("", "Keys above all tables"),
     ("listeners", "`[[listeners]]`: more addresses, with TLS or rules of their own"),
-    ("admin", "`[admin]`: health and metrics"),
+    ("admin", "`[admin]`: health, metrics, the page and the API"),
     ("state", "`[state]`: where sessions are kept"),
     ("storage", "`[storage]`: where bytes are kept"),
     ("limits", "`[limits]`: what is allowed at once"),

@@ -11,7 +11,7 @@ use std::{
 
 use serde_json::{Value, json};
 use tests::{
-    Authority, Raw, Response, Server, ServerOptions, Upload, assert_clean_log, assert_staging_empty, request,
+    Authority, Postgres, Raw, Response, Server, ServerOptions, Upload, assert_clean_log, assert_staging_empty, request,
     wait_until,
 };
 
@@ -367,4 +367,24 @@ fn the_history_outlives_the_process_and_keeps_to_its_bound() {
     server.kill();
     server.launch();
     wait_until("old events are forgotten", || get(&server, &target)["history"] == json!([]));
+}
+
+/// What one server has, all others on its database show; an operator cancels wherever he looks.
+#[test]
+fn sessions_of_every_server_are_seen_and_cancelled_on_each() {
+    let url = Postgres::shared().database();
+    let options = ServerOptions::new().config(&format!("[state]\nurl = \"{url}\"\nmigrate = true\n"));
+    let (here, there) = (Server::start(options.clone()), Server::start(options));
+    let (half, whole) = two_uploads(&there);
+    let page = || String::from_utf8(here.admin("GET", "/", &[]).body).unwrap();
+    assert_eq!(get(&here, "/api/sessions")["sessions"].as_array().unwrap().len(), 2);
+    assert!(page().contains("way.bin") && page().contains("whole.bin"), "{}", page());
+    let one = format!("/api/sessions/{}", bare(half.session()));
+    assert_eq!(get(&here, &one)["received"], 500);
+    assert_eq!(get(&here, &one)["history"][0]["type"], "session.created", "another server's history too");
+    assert_eq!(here.admin("DELETE", &one, &[OWN]).status, 200);
+    assert_eq!(get(&there, &one)["state"], "cancelled");
+    let told = get(&here, &format!("/api/sessions/{}", bare(whole.session())));
+    assert_eq!(told["history"][1]["type"], "upload.completed");
+    assert!(page().contains("The last hour") && page().contains("as this server alone has seen it"));
 }

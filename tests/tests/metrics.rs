@@ -90,6 +90,7 @@ fn what_is_counted_is_right() {
         ("bits_notification_seconds_count{outcome=\"taken\"}", 1.0),
         ("bits_store_seconds_count{store=\"uploads\",operation=\"publish\"}", 1.0),
         ("bits_store_seconds_count{store=\"sessions\",operation=\"create\"}", 4.0),
+        ("bits_sync_seconds_count{result=\"done\"}", 2.0),
         ("bits_sweep_seconds_count{result=\"done\"}", 1.0),
         ("bits_sessions{state=\"receiving\"}", 1.0),
         ("bits_sessions_idle{state=\"receiving\",over=\"1h\"}", 0.0),

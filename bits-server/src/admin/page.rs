@@ -278,7 +278,8 @@ fn hour(console: &Console) -> Markup {
         },
     ];
     html! {
-        section #hour aria-label="The last hour of this server" {
+        section #hour aria-labelledby="hour-title" {
+            div.head { h2 #hour-title { "The last hour" } span.soft { "as this server alone has seen it" } }
             div.plots { @for plot in &plots { (plot.draw()) } }
         }
     }

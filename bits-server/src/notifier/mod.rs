@@ -21,6 +21,9 @@ use url::{Position, Url};
 use connection::Alive;
 
 const USER_AGENT: &str = concat!("bits-server/", env!("CARGO_PKG_VERSION"));
+/// What the application's own spans can hang on.
+#[cfg(feature = "otlp")]
+const TRACEPARENT: http::HeaderName = http::HeaderName::from_static("traceparent");
 
 /// Notifies over HTTP and HTTPS, one connection for each notification. Follows no redirect and
 /// uses no proxy.
@@ -66,6 +69,8 @@ impl Notifier for HttpNotifier {
         let url = Url::parse(&url).map_err(|error| NotifyError::Unreachable(format!("its URL is none: {error}")))?;
         let mut request = Request::new(Either::Left(Empty::new()));
         *request.headers_mut() = headers;
+        #[cfg(feature = "otlp")]
+        request.headers_mut().extend(crate::otlp::traceparent().map(|value| (TRACEPARENT, value)));
         address(&mut request, &url, body.as_ref().map_or(0, |(length, _)| *length))?;
         let response = match body.filter(|(length, _)| *length > 0) {
             // Sending is over with the head, which fits into the socket.

@@ -94,7 +94,15 @@ const BOUNDARIES: &[Boundary] = &[
         package: "bits-server",
         features: "",
         direct: &[],
-        absent: &["bits-client", "libgssapi", "object_store", "openssl-sys", "sqlx-postgres", "sqlx-macros"],
+        absent: &[
+            "bits-client",
+            "libgssapi",
+            "object_store",
+            "openssl-sys",
+            "opentelemetry",
+            "sqlx-postgres",
+            "sqlx-macros",
+        ],
     },
 ];
 

@@ -10,6 +10,7 @@ const SETS: &[(&str, &str)] = &[
     ("bits-server", "default,negotiate"),
     ("bits-server", "default,s3,gcs,azure"),
     ("bits-server", "default,postgres"),
+    ("bits-server", "default,otlp"),
 ];
 
 pub(crate) fn check() -> Result<()> {
