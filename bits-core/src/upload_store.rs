@@ -25,6 +25,12 @@ pub trait UploadStore: Send + Sync + 'static {
         None
     }
 
+    /// Whether two writes for one session at the same time lose nothing that its row names, so that
+    /// nobody has to wait for one that does not end: the row decides which of them counts.
+    fn takes_writes_at_once(&self) -> bool {
+        false
+    }
+
     /// What stands at `key` now.
     async fn inspect(&self, key: &StorageKey) -> Result<Destination, StoreError>;
 
@@ -40,6 +46,8 @@ pub trait UploadStore: Send + Sync + 'static {
     /// whatever ends it: the caller commits [`Written::reached`].
     ///
     /// Must be driven to its end: a dropped future leaves it open how much was written.
+    ///
+    /// A [handle](Written::handle) that its caller does not commit is to be [given up](Self::give_up).
     async fn write(&self, upload: &Upload, body: &mut BodyStream<'_>) -> Written;
 
     /// Makes all bytes up to `received` durable, with every folder entry on the way to them.
@@ -99,6 +107,13 @@ pub trait UploadStore: Send + Sync + 'static {
     /// Deletes what [`staged`](Self::staged) found. Done already is done well.
     async fn discard_staged(&self, objects: &[StagedObject]) -> Result<(), StoreError> {
         let _ = objects;
+        Ok(())
+    }
+
+    /// Gives up the [handle](Upload::handle) of `upload`, which no row names or will: what it stands
+    /// for is deleted, and can never be published any more. Done already is done well.
+    async fn give_up(&self, upload: &Upload) -> Result<(), StoreError> {
+        let _ = upload;
         Ok(())
     }
 

@@ -23,9 +23,11 @@ impl Cache {
         self.lock().get(&id).cloned()
     }
 
-    /// Whether the session is here, and may be known of by who asks.
-    pub(crate) fn holds(&self, id: SessionId, principal: &Principal, destination: &VirtualPath) -> bool {
-        self.lock().get(&id).is_some_and(|session| session.belongs_to(principal, destination))
+    /// The storage of a session that is here, and may be known of by who asks.
+    pub(crate) fn storage_of(&self, id: SessionId, principal: &Principal, destination: &VirtualPath) -> Option<String> {
+        let sessions = self.lock();
+        let session = sessions.get(&id).filter(|session| session.belongs_to(principal, destination))?;
+        Some(session.storage.clone())
     }
 
     pub(crate) fn put(&self, session: &Session) {

@@ -15,7 +15,7 @@ use crate::{
     publish::Outcome,
     rescue::{Panicked, Rescued},
     spans,
-    turns::Turn,
+    turns::{LONGEST_WRITE, Turn},
 };
 
 /// How long an operator who cancels waits for a job that is under way.
@@ -83,10 +83,22 @@ impl Inner {
 
     /// The packet's turn at its session. A packet that must not know of the session cuts nobody off.
     pub(crate) async fn turn(&self, call: &Call, id: SessionId) -> Result<Turn, Refusal> {
-        if !self.cache.holds(id, &call.caller.principal, &call.destination) {
-            self.find(call, id).await?;
-        }
-        Ok(self.turns.take(id, &self.stop).await)
+        let cached = self.cache.storage_of(id, &call.caller.principal, &call.destination);
+        let storage = match cached {
+            Some(storage) => storage,
+            // One that is over is written to by nobody who matters.
+            None => {
+                self.find(call, id).await?.map_or_else(|| call.directory.storage.clone(), |session| session.storage)
+            }
+        };
+        Ok(self.take_turn(id, &storage).await)
+    }
+
+    /// A turn at a session whose bytes are in this storage. A write that hangs in a store that takes
+    /// others beside it is not waited for to its end.
+    pub(crate) async fn take_turn(&self, id: SessionId, storage: &str) -> Turn {
+        let at_once = self.storages.get(storage).is_some_and(|store| store.takes_writes_at_once());
+        self.turns.take(id, at_once.then_some(LONGEST_WRITE), &self.stop).await
     }
 
     pub(crate) async fn close(self: &Arc<Self>, call: &Call, id: SessionId) -> Ack {
@@ -150,7 +162,7 @@ impl Inner {
                 (Some(Found::Live(session)), _) => session,
             };
             let Some(turn) = &mut turn else {
-                turn = Some(self.turns.take(id, &self.stop).await);
+                turn = Some(self.take_turn(id, &session.storage).await);
                 continue;
             };
             self.cancel_step(&session, turn, OPERATOR_WAIT).await.map_err(CancelError::Refused)?;
@@ -197,7 +209,7 @@ impl Inner {
     /// Cleans up after a session that ended outside of its turn, as at an operator's word; whether
     /// it is clean. Who still writes to it is cut off, and nobody starts to.
     pub(crate) async fn clean_in_turn(&self, tombstone: &Tombstone) -> bool {
-        let _turn = self.turns.take(tombstone.id, &self.stop).await;
+        let _turn = self.take_turn(tombstone.id, &tombstone.storage).await;
         self.cache.remove(tombstone.id);
         self.clean(tombstone).await
     }

@@ -240,8 +240,12 @@ impl Inner {
     ) -> Result<Step, Refusal> {
         let refusal = call.store_refusal(error);
         let session = match error.kind {
-            StoreErrorKind::Missing => return self.send_back(session, 0).await,
+            StoreErrorKind::Missing => {
+                self.give_up(session, written.handle).await;
+                return self.send_back(session, 0).await;
+            }
             StoreErrorKind::Doubtful { good } if good <= session.received => {
+                self.give_up(session, written.handle).await;
                 return self.send_back(session, good).await;
             }
             StoreErrorKind::Doubtful { good } => self.advance(session, before(written, good)).await?,
@@ -265,9 +269,11 @@ impl Inner {
     async fn advance(self: &Arc<Self>, session: &Session, written: Written) -> Result<Option<Session>, Refusal> {
         let (reached, synced) = (written.reached, written.synced);
         if reached < session.received || (reached == session.received && synced <= session.synced) {
+            self.give_up(session, written.handle).await;
             return Ok(Some(session.clone()));
         }
         let store = self.storage(&session.storage)?;
+        let new_handle = written.handle.clone();
         let replaces = written.pieces.iter().any(|piece| piece.start < session.received);
         let transition = Transition::Advance {
             to: written.reached,
@@ -279,9 +285,12 @@ impl Inner {
             durable: written.synced > session.synced,
         };
         let Some(advanced) = self.commit(session, &transition).await? else {
-            self.discard_if_over(session).await?;
+            self.discard_unnamed(session, new_handle).await?;
             return Ok(None);
         };
+        if new_handle.is_some() && new_handle != session.handle {
+            self.give_up(session, session.handle.clone()).await;
+        }
         if replaces {
             self.forget_later(&advanced);
         }
@@ -293,12 +302,32 @@ impl Inner {
 
     /// A session may have ended while a fragment was written, and its bytes been deleted before.
     pub(crate) async fn discard_if_over(&self, session: &Session) -> Result<(), Refusal> {
+        self.discard_unnamed(session, None).await
+    }
+
+    /// The same, and a handle that was not committed is given up.
+    async fn discard_unnamed(&self, session: &Session, handle: Option<String>) -> Result<(), Refusal> {
         let found = self.sessions.load(session.id).await.map_err(|error| row_refusal(&error))?;
+        let named = match &found {
+            Some(Found::Live(session)) => session.handle.as_ref(),
+            Some(Found::Ended(_)) | None => None,
+        };
+        if handle.as_ref() != named {
+            self.give_up(session, handle).await;
+        }
         if !matches!(found, Some(Found::Live(_))) {
             let discarded = self.storage(&session.storage)?.discard(&Upload::of(session, Vec::new())).await;
             discarded.unwrap_or_else(|error| tracing::error!(error = %chain(&error), "the upload store failed"));
         }
         Ok(())
+    }
+
+    /// Gives up a handle that no row names. What fails is left to the store's own rules.
+    async fn give_up(&self, session: &Session, handle: Option<String>) {
+        let (Some(_), Ok(store)) = (&handle, self.storage(&session.storage)) else { return };
+        if let Err(error) = store.give_up(&Upload { handle, ..Upload::of(session, Vec::new()) }).await {
+            tracing::warn!(session = %session.id, error = %chain(&error), "what an upload left in its store could not be given up");
+        }
     }
 
     /// Sends the client back to `to`; none when somebody else moved the session.

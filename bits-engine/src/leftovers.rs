@@ -70,8 +70,10 @@ impl Inner {
     /// objects.
     pub(crate) async fn delete_orphans(&self, is_over: impl Fn() -> bool) -> Result<u64, SessionStoreError> {
         let mut deleted = 0;
-        let folders: BTreeSet<(String, String)> =
-            self.directories.iter().map(|it| (it.storage.clone(), it.storage_path.to_string())).collect();
+        let own = self.directories.iter().map(|it| (it.storage.clone(), it.storage_path.to_string()));
+        // What a store tries out at its start lies at its root.
+        let roots = self.storages.keys().map(|storage| (storage.clone(), String::new()));
+        let folders: BTreeSet<(String, String)> = own.chain(roots).collect();
         for (storage, folder) in folders {
             let (Some(store), Ok(folder)) = (self.storages.get(&storage), StorageKey::parse(&folder)) else { continue };
             let mut listed = store.staged(&folder).chunks(BATCH);

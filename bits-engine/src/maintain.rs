@@ -271,7 +271,7 @@ impl Inner {
                 if until.is_over() {
                     return Ok(ended);
                 }
-                ended += u64::from(self.cancel_in_turn(session.id).await);
+                ended += u64::from(self.cancel_in_turn(session).await);
             }
         }
     }
@@ -279,13 +279,14 @@ impl Inner {
     /// Ends a session that is as it was seen. A request that writes to it is cut off before, and
     /// what came of it is progress.
     async fn end_in_turn(&self, session: &Session, ending: Ending) -> bool {
-        let _turn = self.turns.take(session.id, &self.stop).await;
+        let _turn = self.take_turn(session.id, &session.storage).await;
         matches!(self.end(session, ending).await, Ok(true))
     }
 
     /// Ends a session as it stands, whatever came of a request that wrote to it.
-    async fn cancel_in_turn(&self, id: SessionId) -> bool {
-        let _turn = self.turns.take(id, &self.stop).await;
+    async fn cancel_in_turn(&self, session: &Session) -> bool {
+        let id = session.id;
+        let _turn = self.take_turn(id, &session.storage).await;
         for _ in 0..ATTEMPTS {
             let Ok(Some(Found::Live(session))) = self.sessions.load(id).await else { return false };
             match self.end(&session, Ending::Cancelled).await {

@@ -155,6 +155,10 @@ impl UploadStore for Measured<dyn UploadStore> {
         self.0.pieces_from(session)
     }
 
+    fn takes_writes_at_once(&self) -> bool {
+        self.0.takes_writes_at_once()
+    }
+
     async fn inspect(&self, key: &StorageKey) -> Result<Destination, StoreError> {
         files("inspect", self.0.inspect(key)).await
     }
@@ -216,6 +220,10 @@ impl UploadStore for Measured<dyn UploadStore> {
 
     fn staged(&self, folder: &StorageKey) -> StagedStream {
         self.0.staged(folder)
+    }
+
+    async fn give_up(&self, upload: &Upload) -> Result<(), StoreError> {
+        files("discard", self.0.give_up(upload)).await
     }
 
     async fn discard_staged(&self, objects: &[StagedObject]) -> Result<(), StoreError> {

@@ -44,8 +44,27 @@ pub enum OpenError {
     NoMetadata,
 }
 
-/// Writes, copies, reads and deletes small objects of its own.
+/// How often it is tried: another program may delete what was written for it, as a sweep does.
+const ATTEMPTS: usize = 3;
+
+/// Writes, copies, reads and deletes small objects of its own. A condition that was kept once is
+/// kept; one that was not may have found nothing that stood in its way.
 pub(crate) async fn probe(requests: &Requests) -> Result<Conditions, OpenError> {
+    let mut known: Option<Conditions> = None;
+    for _ in 0..ATTEMPTS {
+        let Some(seen) = probe_once(requests).await? else { continue };
+        let before = known.unwrap_or(Conditions { put: false, copy: false });
+        let now = Conditions { put: before.put || seen.put, copy: before.copy || seen.copy };
+        if now.put && now.copy {
+            return Ok(now);
+        }
+        known = Some(now);
+    }
+    known.ok_or(OpenError::NoMetadata)
+}
+
+/// None where what was written is gone.
+async fn probe_once(requests: &Requests) -> Result<Option<Conditions>, OpenError> {
     let session = SessionId::new(Uuid::new_v4());
     let folder = format!("{}/{}", StorageKey::STAGING, session.uuid());
     let (first, second) = (format!("{folder}/0-probe-1"), format!("{folder}/0-probe-2"));
@@ -56,12 +75,18 @@ pub(crate) async fn probe(requests: &Requests) -> Result<Conditions, OpenError> 
     Ok(conditions)
 }
 
-async fn try_out(requests: &Requests, session: SessionId, first: &str, second: &str) -> Result<Conditions, OpenError> {
+async fn try_out(
+    requests: &Requests,
+    session: SessionId,
+    first: &str,
+    second: &str,
+) -> Result<Option<Conditions>, OpenError> {
     for name in [first, second] {
         requests.put(name, "probe".into(), PutMode::Overwrite, Some(session)).await.map_err(OpenError::of)?;
     }
     let found = requests.head(first).await.map_err(OpenError::of)?;
-    if !found.is_some_and(|found| found.is_of(session)) {
+    let Some(found) = found else { return Ok(None) };
+    if !found.is_of(session) {
         return Err(OpenError::NoMetadata);
     }
     // A store that says 403 for what is not there cannot be asked whether a destination is free.
@@ -71,9 +96,12 @@ async fn try_out(requests: &Requests, session: SessionId, first: &str, second: &
     let copy = copy.is_err_and(|failed| failed.is_conflict());
     if !copy {
         // Some stores know no copy with a condition; all must know one without.
-        requests.copy(first, second, 5, CopyMode::Overwrite).await.map_err(OpenError::of)?;
+        match requests.copy(first, second, 5, CopyMode::Overwrite).await {
+            Err(failed) if failed.is_missing() => return Ok(None),
+            other => other.map_err(OpenError::of)?,
+        }
     }
-    Ok(Conditions { put: is_kept(put)?, copy })
+    Ok(Some(Conditions { put: is_kept(put)?, copy }))
 }
 
 /// Whether what must be refused was refused; an error where nobody can tell.
@@ -108,7 +136,16 @@ impl OpenError {
             Error::NotFound { .. } => Self::NoBucket(error),
             Error::Unauthenticated { .. } => Self::Credentials(error),
             Error::PermissionDenied { .. } => Self::Denied { what, source: error },
-            error if says(&["NoSuchBucket", "PermanentRedirect", "301 Moved Permanently"]) => Self::NoBucket(error),
+            error
+                if says(&[
+                    "NoSuchBucket",
+                    "PermanentRedirect",
+                    "301 Moved Permanently",
+                    "redirect without LOCATION",
+                ]) =>
+            {
+                Self::NoBucket(error)
+            }
             error => Self::NoAnswer(Some(error)),
         }
     }

@@ -33,9 +33,7 @@ pub(crate) fn list(requests: &Requests, folder: &StorageKey) -> StagedStream {
 /// Deletes all that is staged for the session, and gives its multipart upload up.
 pub(crate) async fn discard(shared: &Shared, upload: &Upload) -> Result<(), StoreError> {
     forget_pending(shared, &upload.pieces);
-    if let Some(handle) = Handle::of(upload) {
-        shared.requests.abort(&shared.place(upload, &handle), &handle.id).await?;
-    }
+    give_up(shared, upload).await?;
     let mut listed = shared.requests.list(&names::session_folder(upload)).chunks(BATCH);
     while let Some(chunk) = listed.next().await {
         let names: Vec<String> =
@@ -43,6 +41,14 @@ pub(crate) async fn discard(shared: &Shared, upload: &Upload) -> Result<(), Stor
         shared.requests.delete(&names).await?;
     }
     Ok(())
+}
+
+/// Gives the multipart upload up, with its parts.
+pub(crate) async fn give_up(shared: &Shared, upload: &Upload) -> Result<(), StoreError> {
+    match Handle::of(upload) {
+        Some(handle) => Ok(shared.requests.abort(&shared.place(upload, &handle), &handle.id).await?),
+        None => Ok(()),
+    }
 }
 
 /// Deletes staged objects that newer ones replaced. A part goes with its multipart upload, or when

@@ -149,6 +149,12 @@ impl UploadStore for ObjectUploads {
             .then(|| layout.told_from(session.received))
     }
 
+    /// Tails are objects of their own. Parts have the same bytes, whoever sends them; where they have
+    /// not, completing them fails, and the client begins anew.
+    fn takes_writes_at_once(&self) -> bool {
+        true
+    }
+
     async fn inspect(&self, key: &StorageKey) -> Result<Destination, StoreError> {
         if !self.shared.requests.takes_name(key.as_str()) {
             let longest = self.shared.requests.traits().longest_key;
@@ -228,6 +234,10 @@ impl UploadStore for ObjectUploads {
     async fn discard_staged(&self, objects: &[StagedObject]) -> Result<(), StoreError> {
         let names: Vec<String> = objects.iter().map(|object| object.name.clone()).collect();
         Ok(self.shared.requests.delete(&names).await?)
+    }
+
+    async fn give_up(&self, upload: &Upload) -> Result<(), StoreError> {
+        staged::give_up(&self.shared, upload).await
     }
 
     async fn discard_pieces(&self, upload: &Upload, pieces: &[Piece]) -> Result<(), StoreError> {

@@ -242,6 +242,11 @@ impl<'a> Writer<'a> {
     /// The bytes from `start` on: tails that are read back, then what was gathered.
     async fn with_tails(&mut self, start: u64) -> Result<PutPayload, StoreError> {
         let tails: Vec<Piece> = self.tails(start).cloned().collect();
+        let end = tails.iter().try_fold(start, |end, tail| (tail.start == end).then(|| tail.end()));
+        if end != Some(self.reached) {
+            // They are newer than the row that they were read for: its commit will fail.
+            return Err(doubtful(start, format!("the staged objects from {start} do not end at {}", self.reached)));
+        }
         let older = read_pieces(self.shared, &self.upload, &tails).await?;
         let mut payload = gathering();
         older.into_iter().for_each(|bytes| payload.push(bytes));

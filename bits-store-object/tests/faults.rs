@@ -46,6 +46,8 @@ struct Faults {
     lost_answers: BTreeMap<&'static str, u32>,
     /// So many requests of this kind fail before they do anything.
     failures: BTreeMap<&'static str, u32>,
+    /// So many objects are deleted by somebody else as soon as they are written.
+    swept: u32,
 }
 
 impl Faulty {
@@ -79,7 +81,17 @@ impl ObjectStore for Faulty {
         if self.faults.lock().unwrap().ignores_conditions {
             options.mode = PutMode::Overwrite;
         }
-        self.with_faults("put", self.inner.put_opts(path, payload, options)).await
+        let result = self.with_faults("put", self.inner.put_opts(path, payload, options)).await;
+        let is_swept = {
+            let mut faults = self.faults.lock().unwrap();
+            let is_swept = faults.swept > 0;
+            faults.swept = faults.swept.saturating_sub(1);
+            is_swept
+        };
+        if is_swept {
+            self.inner.delete(path).await?;
+        }
+        result
     }
 
     async fn put_multipart_opts(
@@ -316,6 +328,16 @@ async fn a_store_without_conditions_is_looked_at_first() {
 }
 
 /// An error proves nothing: what was done is found.
+/// The probe's objects belong to no session: who cleans up may delete them.
+#[tokio::test]
+async fn a_sweep_amid_the_probe_is_no_judgement_of_the_store() {
+    for swept in 1..=4 {
+        let bench = Bench::with(AT_DESTINATION, Faults { swept, ..Faults::default() }).await;
+        assert!(bench.store.keeps_conditions(), "{swept}");
+        assert_eq!(bench.staged().await, Vec::<String>::new(), "{swept}");
+    }
+}
+
 #[tokio::test]
 async fn success_whose_answer_is_lost_is_success() {
     for (traits, request) in
@@ -471,6 +493,30 @@ async fn what_the_store_lost_is_sent_again() {
     let whole = bench.write_all(&again, &data(3 * PART), 700).await;
     bench.publish(&whole, CAREFUL).await.unwrap();
     assert_eq!(bench.read(&whole).await.unwrap(), data(3 * PART));
+}
+
+#[tokio::test]
+async fn what_was_given_up_is_published_no_more() {
+    let bench = Bench::new(AT_DESTINATION).await;
+    let upload = bench.write_all(&bench.upload(3 * PART), &data(3 * PART), PART as usize).await;
+    for _ in 0..2 {
+        bench.store.give_up(&upload).await.unwrap();
+    }
+    assert_eq!(kind(bench.publish(&upload, CAREFUL).await), StoreErrorKind::Doubtful { good: 0 });
+    assert_eq!(bench.read(&upload).await, None);
+}
+
+/// As when another server has gone on, and this one's row is older than the pieces that it read.
+#[tokio::test]
+async fn pieces_that_are_newer_than_the_row_are_not_put_together() {
+    let bench = Bench::new(AT_DESTINATION).await;
+    let fresh = bench.upload(3 * PART);
+    let older = bench.write_all(&fresh, &data(400), 400).await;
+    let newer = bench.write_all(&fresh, &data(700), 700).await;
+    let mixed = Upload { pieces: newer.pieces, ..older };
+    let written = bench.write(&mixed, &data(PART)[400..]).await;
+    let Some(Stopped::Store(error)) = written.stopped else { panic!("it was written") };
+    assert_eq!((error.kind, written.reached), (StoreErrorKind::Doubtful { good: 0 }, 400));
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ use std::{
     io::{self, Read, Write},
     net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream},
     sync::{
-        Arc, Mutex,
+        Arc, Condvar, Mutex,
         atomic::{AtomicU64, Ordering},
     },
     thread,
@@ -28,6 +28,10 @@ pub enum Fault {
     CutAnswer,
     /// Its conditions are forgotten.
     DropConditions,
+    /// This document with this status, with nothing done.
+    Refuse(u16, &'static str),
+    /// It is kept back until [`FaultProxy::release`], and done then.
+    Hold,
 }
 
 /// The proxy; its threads end with the process.
@@ -42,6 +46,15 @@ struct Shared {
     store: SocketAddr,
     choose: Mutex<Box<Choose>>,
     requests: AtomicU64,
+    held: Mutex<Held>,
+    released: Condvar,
+}
+
+#[derive(Default)]
+struct Held {
+    requests: usize,
+    /// How often those that were held were let go.
+    releases: u64,
 }
 
 impl FaultProxy {
@@ -53,6 +66,8 @@ impl FaultProxy {
             store,
             choose: Mutex::new(Box::new(|_: &str| Fault::Pass)),
             requests: AtomicU64::new(0),
+            held: Mutex::default(),
+            released: Condvar::new(),
         });
         let serving = shared.clone();
         thread::spawn(move || {
@@ -78,6 +93,17 @@ impl FaultProxy {
     pub fn requests(&self) -> u64 {
         self.shared.requests.load(Ordering::Relaxed)
     }
+
+    /// How many requests are kept back now.
+    pub fn held(&self) -> usize {
+        self.shared.held.lock().unwrap().requests
+    }
+
+    /// Lets go of those that are kept back.
+    pub fn release(&self) {
+        self.shared.held.lock().unwrap().releases += 1;
+        self.shared.released.notify_all();
+    }
 }
 
 impl Shared {
@@ -95,7 +121,14 @@ impl Shared {
                     write!(client, "HTTP/1.1 {status} Broken\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")?;
                     return client.shutdown(Shutdown::Both);
                 }
+                Fault::Refuse(status, document) => {
+                    let length = document.len();
+                    write!(client, "HTTP/1.1 {status} Refused\r\nContent-Type: application/xml\r\n")?;
+                    write!(client, "Content-Length: {length}\r\nConnection: close\r\n\r\n{document}")?;
+                    return client.shutdown(Shutdown::Both);
+                }
                 Fault::Slow(pause) => thread::sleep(pause),
+                Fault::Hold => self.hold(),
                 Fault::Pass | Fault::LoseAnswer | Fault::CutAnswer | Fault::DropConditions => {}
             }
             let answer = self.ask(&head, &body, fault == Fault::DropConditions)?;
@@ -110,6 +143,14 @@ impl Shared {
             return client.shutdown(Shutdown::Write);
         }
         Ok(())
+    }
+
+    fn hold(&self) {
+        let mut held = self.held.lock().unwrap();
+        held.requests += 1;
+        let before = held.releases;
+        let mut held = self.released.wait_while(held, |held| held.releases == before).unwrap();
+        held.requests -= 1;
     }
 
     fn ask(&self, head: &str, body: &[u8], drop_conditions: bool) -> io::Result<Vec<u8>> {

@@ -6,10 +6,12 @@
 
 mod application;
 mod authority;
+mod balancer;
 mod binary;
 mod browser;
 mod check;
 mod clock;
+mod cluster;
 mod fault_proxy;
 mod fetchers;
 mod kerberos;
@@ -31,6 +33,7 @@ mod wire;
 
 pub use application::{Application, Behaviour, Notification, Rest};
 pub use authority::{Authority, Identity, TlsClient};
+pub use balancer::Balancer;
 pub use binary::{application_binary, client_binary, debian_package, example, server_binary};
 pub use browser::Browser;
 pub use check::{
@@ -38,6 +41,7 @@ pub use check::{
     assert_staging_empty, list_files, pattern, wait_until,
 };
 pub use clock::Clock;
+pub use cluster::Cluster;
 pub use fault_proxy::{Fault, FaultProxy};
 pub use fetchers::{fetch_resumed, run};
 pub use kerberos::{Kdc, OTHER_REALM, REALM};

@@ -48,6 +48,13 @@ impl ServerOptions {
         self
     }
 
+    /// More lines at the end of the configuration file.
+    #[must_use]
+    pub fn and_config(mut self, toml: &str) -> Self {
+        self.config.push_str(toml);
+        self
+    }
+
     /// One more environment variable, such as `BITS_FAULT` or `RUST_LOG`.
     #[must_use]
     pub fn env(mut self, name: &str, value: &str) -> Self {

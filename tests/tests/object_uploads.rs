@@ -1,14 +1,15 @@
 //! Uploads into object stores with the real server: Ceph's gateway, a small S3 server, Azurite.
 #![allow(clippy::unwrap_used, reason = "a test ends where something unforeseen happens")]
 
+mod bucket;
+
 use std::{
     io::{BufRead, BufReader},
     process::{Child, Command, Stdio},
     time::Duration,
 };
 
-use futures_util::TryStreamExt;
-use object_store::ObjectStore as _;
+use bucket::objects;
 use tests::{
     Behaviour, Fault, FaultProxy, Form, ObjectStore, Packet, Postgres, Raw, Response, Server, ServerOptions,
     assert_error, assert_next, assert_ok, pattern, python, server_binary, wait_until,
@@ -70,17 +71,6 @@ fn assert_stands(server: &Server, path: &str, content: &[u8]) {
     let response = get(server, path);
     assert_eq!(response.status, 200, "{path}");
     assert!(response.body == content, "{path} has other bytes than were sent: {}", response.body.len());
-}
-
-/// Names of all objects of the store's prefix, seen past the server.
-fn objects(store: &ObjectStore) -> Vec<String> {
-    let options: Vec<_> = store.options.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async {
-        let backend = bits_store_object::backend(&store.url, &options).unwrap();
-        let listed: Vec<_> = backend.objects.list(Some(&backend.prefix)).try_collect().await.unwrap();
-        listed.into_iter().map(|meta| meta.location.to_string()).collect()
-    })
 }
 
 /// Uploads of all shapes; what a fragment costs; resuming after a crash; refusals; nothing left.
@@ -289,6 +279,24 @@ fn what_cannot_work_ends_the_start_with_one_line() {
     // A web server that is no object store.
     let web = Server::start(ServerOptions::new());
     assert_ends(&with("endpoint", &format!("http://{}", web.address())), "does not answer as one of its kind", 1);
+}
+
+/// The gateway takes any region; these are Amazon's answers to a bucket of another one.
+#[test]
+fn another_region_ends_the_start_with_one_line() {
+    let store = ObjectStore::small();
+    let proxy = FaultProxy::start(store.address());
+    let store = store.through(proxy.address());
+    let malformed = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<Error><Code>AuthorizationHeaderMalformed</Code>\
+        <Message>The authorization header is malformed; the region 'us-east-1' is wrong; expecting 'eu-central-1'</Message>\
+        <Region>eu-central-1</Region><RequestId>0</RequestId><HostId>0</HostId></Error>";
+    let redirect = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<Error><Code>PermanentRedirect</Code><Message>The bucket \
+        you are attempting to access must be addressed using the specified endpoint. Please send all future requests to \
+        this endpoint.</Message><Endpoint>bucket.s3.eu-central-1.amazonaws.com</Endpoint><Bucket>bucket</Bucket></Error>";
+    proxy.choose(move |_| Fault::Refuse(400, malformed));
+    assert_ends(&store, "does not accept the credentials: check them, and the region", 1);
+    proxy.choose(move |_| Fault::Refuse(301, redirect));
+    assert_ends(&store, "lies in another region: check its name, the region", 1);
 }
 
 #[track_caller]

@@ -88,6 +88,8 @@ fn a_database_that_stays_away_is_told() {
     upload.fragment(FRAGMENT).unwrap();
     postgres.down("fast");
     wait_until("the server is not ready", || !server.is_ready());
+    let said = String::from_utf8(server.admin("GET", "/readyz", &[]).body).unwrap();
+    assert!(said.contains("sessions"), "{said}");
     let answer = upload.ask(&upload.next_fragment(FRAGMENT)).unwrap();
     assert_eq!(answer.status, 503, "{answer:?}");
     assert!(answer.header("Retry-After").is_some(), "{answer:?}");

@@ -30,8 +30,10 @@ const TRIM_PERIOD: Duration = Duration::from_secs(60);
 const TRIMMED_AT_ONCE: u32 = 500;
 /// Health is asked for no more often, however many look.
 const HEALTH_PERIOD: Duration = Duration::from_secs(5);
-/// Sessions are counted no more often, however many scrape.
+/// Sessions are counted no more often, however many scrape and however few sessions there are.
 const MEASURE_PERIOD: Duration = Duration::from_secs(10);
+/// Counting many sessions takes long: no more than this share of the time goes into it.
+const MEASURE_SHARE: u32 = 100;
 /// How long a store may take to answer.
 const HEALTH_TIME: Duration = Duration::from_secs(3);
 /// Streams of events at once.
@@ -172,7 +174,8 @@ impl Console {
     /// Counts sessions for `/metrics`, unless that was done just now.
     pub(super) async fn measure(&self) {
         let mut measured = self.inner.measured.lock().await;
-        if measured.is_some_and(|at| at.elapsed() < MEASURE_PERIOD) {
+        let now = Instant::now();
+        if measured.is_some_and(|next| now < next) {
             return;
         }
         let tally = self.tally(metrics::IDLE.map(|(idle, _)| idle));
@@ -181,7 +184,7 @@ impl Console {
             Ok(Err(error)) => tracing::warn!(%error, "sessions could not be counted"),
             Err(_) => tracing::warn!("sessions could not be counted within 3 s"),
         }
-        *measured = Some(Instant::now());
+        *measured = Some(Instant::now() + MEASURE_PERIOD.max(now.elapsed() * MEASURE_SHARE));
     }
 
     /// The stores that do not answer, as of some seconds ago.

@@ -1,0 +1,68 @@
+//! A look into an object store past the servers.
+
+use std::process::Command;
+
+use futures_util::TryStreamExt;
+use object_store::{ObjectStore as _, ObjectStoreExt, path::Path};
+use tests::ObjectStore;
+
+/// The names of all objects of the store's prefix, without it.
+pub(crate) fn objects(store: &ObjectStore) -> Vec<String> {
+    run(store, async |backend| {
+        let listed: Vec<_> = backend.objects.list(Some(&backend.prefix)).try_collect().await.unwrap();
+        let prefix = format!("{}/", backend.prefix);
+        let mut names: Vec<_> =
+            listed.into_iter().map(|meta| meta.location.as_ref().trim_start_matches(&prefix).to_owned()).collect();
+        names.sort();
+        names
+    })
+}
+
+/// What an object holds; none where there is none.
+#[allow(dead_code, reason = "not all tests read past the servers")]
+pub(crate) fn object(store: &ObjectStore, name: &str) -> Option<Vec<u8>> {
+    run(store, async |backend| {
+        let path = Path::parse(format!("{}/{name}", backend.prefix)).unwrap();
+        match backend.objects.get(&path).await {
+            Ok(found) => Some(found.bytes().await.unwrap().to_vec()),
+            Err(object_store::Error::NotFound { .. }) => None,
+            Err(error) => panic!("{name} cannot be read: {error}"),
+        }
+    })
+}
+
+/// Writes an object as another program does.
+#[allow(dead_code, reason = "not all tests have other writers")]
+pub(crate) fn put(store: &ObjectStore, name: &str, content: &[u8]) {
+    let content = content.to_owned();
+    run(store, async |backend| {
+        let path = Path::parse(format!("{}/{name}", backend.prefix)).unwrap();
+        backend.objects.put(&path, content.clone().into()).await.unwrap();
+    });
+}
+
+/// The names at which multipart uploads of an S3 store are unfinished, without the prefix.
+#[allow(dead_code, reason = "not all tests ask")]
+pub(crate) fn multiparts(store: &ObjectStore) -> Vec<String> {
+    let option = |name: &str| &store.options.iter().find(|(known, _)| *known == name).expect("it is S3").1;
+    let bucket = store.url.trim_start_matches("s3://").split('/').next().unwrap();
+    let prefix = store.url.trim_start_matches("s3://").trim_start_matches(bucket).trim_start_matches('/');
+    let mut curl = Command::new("curl");
+    curl.args(["--silent", "--show-error", "--fail", "--aws-sigv4", "aws:amz:us-east-1:s3", "--user"]);
+    curl.arg(format!("{}:{}", option("access_key_id"), option("secret_access_key")));
+    // What follows is the digest of no bytes.
+    curl.args(["--header", "x-amz-content-sha256: e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"]);
+    let output = curl.arg(format!("http://{}/{bucket}?uploads=", store.address())).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.contains("<IsTruncated>false"), "{text}");
+    let keys = text.split("<Upload>").skip(1).filter_map(|one| one.split("<Key>").nth(1)?.split("</Key>").next());
+    keys.filter_map(|key| Some(key.strip_prefix(prefix)?.strip_prefix('/')?.to_owned())).collect()
+}
+
+fn run<T>(store: &ObjectStore, work: impl AsyncFn(bits_store_object::Backend) -> T) -> T {
+    let options: Vec<_> = store.options.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let backend = bits_store_object::backend(&store.url, &options).unwrap();
+    runtime.block_on(work(backend))
+}
