@@ -110,6 +110,10 @@ fn on_close(session: &Session, form: Form, directory: &Directory, now: Timestamp
             let begun = must(session, &Transition::Begin { total: 0, quota: Quota::NONE }, now);
             publish(&begun, directory, now)
         }
+        CloseDecision::Refuse(Refusal::StagedDataVanished) => {
+            assert!(receiving && !session.is_received() && session.epoch > 0);
+            None
+        }
         CloseDecision::Refuse(refusal) => {
             assert!(refusal.is_application() && session.refused.is_some());
             None
