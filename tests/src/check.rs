@@ -30,6 +30,15 @@ pub fn assert_error(response: &Response, status: u16, hresult: u32) {
     assert_ack(response, status, Some(hresult));
 }
 
+/// The answer is an ack whose error is the server application's (section 2.2.1.2).
+#[track_caller]
+pub fn assert_application(response: &Response, status: u16, hresult: u32) {
+    assert_eq!((response.status, response.hresult()), (status, Some(hresult)), "{response:?}");
+    assert_eq!(response.header("BITS-Error-Context"), Some("0x7"));
+    assert_eq!(response.header("BITS-Error"), response.header("BITS-Error-Code"));
+    assert_eq!(response.header("BITS-Packet-Type"), Some("Ack"));
+}
+
 /// The answer is the ack of a Fragment that asks for the byte `next`.
 #[track_caller]
 pub fn assert_next(response: &Response, next: u64) {

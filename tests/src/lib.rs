@@ -37,8 +37,8 @@ pub use balancer::Balancer;
 pub use binary::{application_binary, client_binary, debian_package, example, server_binary};
 pub use browser::Browser;
 pub use check::{
-    assert_ack, assert_clean_log, assert_confined, assert_error, assert_invariants, assert_next, assert_ok,
-    assert_staging_empty, list_files, pattern, wait_until,
+    assert_ack, assert_application, assert_clean_log, assert_confined, assert_error, assert_invariants, assert_next,
+    assert_ok, assert_staging_empty, list_files, pattern, wait_until,
 };
 pub use clock::Clock;
 pub use cluster::Cluster;

@@ -6,8 +6,8 @@ use std::{fs, path::Path, time::Duration};
 
 use sqlx::{Connection, SqliteConnection, sqlite::SqliteConnectOptions};
 use tests::{
-    Application, Behaviour, Form, Packet, Postgres, Raw, Response, Server, ServerOptions, assert_error, assert_next,
-    assert_ok, list_files, wait_until,
+    Application, Behaviour, Form, Packet, Postgres, Raw, Response, Server, ServerOptions, assert_application,
+    assert_error, assert_next, assert_ok, list_files, wait_until,
 };
 
 const PATH: &str = "/upload/a/file";
@@ -227,15 +227,6 @@ fn upload(raw: &mut Raw) -> (String, Response) {
     let session = raw.create(PATH);
     let last = raw.fragment(PATH, &session, 0, b"content", 7);
     (session, last)
-}
-
-/// Section 2.2.1.2: the error is the application's.
-#[track_caller]
-fn assert_application(response: &Response, status: u16, code: u32) {
-    assert_eq!((response.status, response.hresult()), (status, Some(code)), "{response:?}");
-    assert_eq!(response.header("BITS-Error-Context"), Some("0x7"));
-    assert_eq!(response.header("BITS-Error"), response.header("BITS-Error-Code"));
-    assert_eq!(response.header("BITS-Packet-Type"), Some("Ack"));
 }
 
 /// Section 3.3.5: an error of the application is the client's, with its own code if it sent one.

@@ -5,8 +5,8 @@
 use std::{fs, path::Path, time::Duration};
 
 use tests::{
-    Application, Authority, Behaviour, Form, Packet, Raw, Response, Rest, Server, ServerOptions, assert_next,
-    assert_ok, assert_staging_empty, pattern, wait_until,
+    Application, Authority, Behaviour, Form, Packet, Raw, Response, Rest, Server, ServerOptions, assert_application,
+    assert_next, assert_ok, assert_staging_empty, pattern, wait_until,
 };
 
 const FILE: &str = "/upload/a/file.bin";
@@ -26,15 +26,6 @@ fn upload(raw: &mut Raw, content: &[u8]) -> (String, Response) {
 
 fn send(raw: &mut Raw, session: &str, content: &[u8]) -> Response {
     raw.fragment(FILE, session, 0, content, content.len() as u64)
-}
-
-/// The error is the application's.
-#[track_caller]
-fn assert_application(response: &Response, status: u16, code: u32) {
-    assert_eq!((response.status, response.hresult()), (status, Some(code)), "{response:?}");
-    assert_eq!(response.header("BITS-Error-Context"), Some("0x7"));
-    assert_eq!(response.header("BITS-Error"), response.header("BITS-Error-Code"));
-    assert_eq!(response.header("BITS-Packet-Type"), Some("Ack"));
 }
 
 /// Fetches the reply that an ack names.
