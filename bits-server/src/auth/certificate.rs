@@ -11,31 +11,36 @@
 use std::fmt::Write;
 
 use bits_core::Principal;
-use x509_parser::{
-    asn1_rs::{Any, Oid, Tag, oid},
-    prelude::{AttributeTypeAndValue, FromDer, GeneralName, X509Certificate},
+use x509_cert::{
+    attr::AttributeTypeAndValue,
+    certificate::{CertificateInner, Raw},
+    der::{
+        Decode, Tag, Tagged,
+        asn1::{Any, ObjectIdentifier},
+    },
+    ext::pkix::{SubjectAltName, name::GeneralName},
 };
 
 use super::{Attempt, Verdict};
 use crate::config::CertificatePrincipal;
 
 /// szOID_NT_PRINCIPAL_NAME: the user principal name of Windows.
-const USER_PRINCIPAL_NAME: Oid<'static> = oid!(1.3.6.1.4.1.311.20.2.3);
+const USER_PRINCIPAL_NAME: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.4.1.311.20.2.3");
 const DNS: &str = "dns";
 const SUBJECT: &str = "subject";
 
 /// What RFC 4514 and Windows call the parts of a subject.
-static ATTRIBUTES: [(Oid<'static>, &str); 10] = [
-    (oid!(2.5.4.3), "cn"),
-    (oid!(2.5.4.6), "c"),
-    (oid!(2.5.4.7), "l"),
-    (oid!(2.5.4.8), "st"),
-    (oid!(2.5.4.9), "street"),
-    (oid!(2.5.4.10), "o"),
-    (oid!(2.5.4.11), "ou"),
-    (oid!(0.9.2342.19200300.100.1.25), "dc"),
-    (oid!(0.9.2342.19200300.100.1.1), "uid"),
-    (oid!(1.2.840.113549.1.9.1), "emailaddress"),
+static ATTRIBUTES: [(ObjectIdentifier, &str); 10] = [
+    (ObjectIdentifier::new_unwrap("2.5.4.3"), "cn"),
+    (ObjectIdentifier::new_unwrap("2.5.4.6"), "c"),
+    (ObjectIdentifier::new_unwrap("2.5.4.7"), "l"),
+    (ObjectIdentifier::new_unwrap("2.5.4.8"), "st"),
+    (ObjectIdentifier::new_unwrap("2.5.4.9"), "street"),
+    (ObjectIdentifier::new_unwrap("2.5.4.10"), "o"),
+    (ObjectIdentifier::new_unwrap("2.5.4.11"), "ou"),
+    (ObjectIdentifier::new_unwrap("0.9.2342.19200300.100.1.25"), "dc"),
+    (ObjectIdentifier::new_unwrap("0.9.2342.19200300.100.1.1"), "uid"),
+    (ObjectIdentifier::new_unwrap("1.2.840.113549.1.9.1"), "emailaddress"),
 ];
 
 /// The certificate of the connection; that of a proxy is nobody's who sends requests through it.
@@ -53,33 +58,33 @@ pub(super) fn examine(attempt: &Attempt<'_>, by: CertificatePrincipal) -> Verdic
 
 /// Whom a certificate in DER is of.
 fn principal(der: &[u8], by: CertificatePrincipal) -> Option<Principal> {
-    let (_, certificate) = X509Certificate::from_der(der).ok()?;
+    let certificate = CertificateInner::<Raw>::from_der(der).ok()?;
     match by {
         CertificatePrincipal::San => {
-            let names = certificate.subject_alternative_name().ok()??;
-            by_names(&names.value.general_names)
+            let (_, SubjectAltName(names)) = certificate.tbs_certificate().get_extension().ok()??;
+            by_names(&names)
         }
         CertificatePrincipal::Subject => by_subject(&certificate),
     }
 }
 
-fn by_names(names: &[GeneralName<'_>]) -> Option<Principal> {
+fn by_names(names: &[GeneralName]) -> Option<Principal> {
     let user = names.iter().find_map(|name| match name {
-        GeneralName::OtherName(kind, value) if *kind == USER_PRINCIPAL_NAME => Some(utf8_string(value)),
+        GeneralName::OtherName(other) if other.type_id == USER_PRINCIPAL_NAME => Some(utf8_string(&other.value)),
         _ => None,
     });
     if let Some(user) = user {
         return in_its_realm(user?);
     }
     let mail = names.iter().find_map(|name| match name {
-        GeneralName::RFC822Name(mail) => Some(*mail),
+        GeneralName::Rfc822Name(mail) => Some(mail.as_str()),
         _ => None,
     });
     if let Some(mail) = mail {
         return in_its_realm(mail);
     }
     names.iter().find_map(|name| match name {
-        GeneralName::DNSName(host) => Some(of_host(host)),
+        GeneralName::DnsName(host) => Some(of_host(host.as_str())),
         _ => None,
     })?
 }
@@ -97,9 +102,9 @@ fn of_host(host: &str) -> Option<Principal> {
 }
 
 /// The last part first, as RFC 4514 has it; empty where there is none.
-fn by_subject(certificate: &X509Certificate<'_>) -> Option<Principal> {
+fn by_subject(certificate: &CertificateInner<Raw>) -> Option<Principal> {
     let mut parts = Vec::new();
-    for part in certificate.subject().iter_rdn() {
+    for part in certificate.tbs_certificate().subject().iter_rdn() {
         let attributes: Vec<String> = part.iter().map(attribute).collect();
         parts.push(attributes.join("+"));
     }
@@ -107,23 +112,27 @@ fn by_subject(certificate: &X509Certificate<'_>) -> Option<Principal> {
     Principal::in_realm(&parts.join(","), SUBJECT).ok()
 }
 
-fn attribute(attribute: &AttributeTypeAndValue<'_>) -> String {
-    let kind = attribute.attr_type();
-    let known = ATTRIBUTES.iter().find(|(oid, _)| oid == kind);
-    let mut text = known.map_or_else(|| kind.to_id_string(), |(_, name)| (*name).to_owned());
+fn attribute(attribute: &AttributeTypeAndValue) -> String {
+    let (kind, value) = (attribute.oid, &attribute.value);
+    let known = ATTRIBUTES.iter().find(|(oid, _)| *oid == kind);
+    let mut text = known.map_or_else(|| kind.to_string(), |(_, name)| (*name).to_owned());
     text.push('=');
-    match attribute.as_str() {
-        Ok(value) => value.chars().for_each(|character| push_escaped(&mut text, character)),
+    match text_of(value) {
+        Some(value) => value.chars().for_each(|character| push_escaped(&mut text, character)),
         // Of no kind that is text: its tag and its bytes.
-        Err(_) => {
-            let value = attribute.attr_value();
-            let _ = write!(text, "#{:02x}", value.tag().0);
-            for byte in value.data {
+        None => {
+            let _ = write!(text, "#{:02x}", value.tag().number().value());
+            for byte in value.value() {
                 let _ = write!(text, "{byte:02x}");
             }
         }
     }
     text
+}
+
+fn text_of(value: &Any) -> Option<&str> {
+    let text = matches!(value.tag(), Tag::NumericString | Tag::PrintableString | Tag::Utf8String | Tag::Ia5String);
+    text.then(|| std::str::from_utf8(value.value()).ok())?
 }
 
 /// What has a meaning between the parts stands as a backslash and its bytes in hexadecimal.
@@ -139,11 +148,8 @@ fn push_escaped(text: &mut String, character: char) {
     }
 }
 
-/// The text within `[0] EXPLICIT UTF8String`.
-fn utf8_string(value: &[u8]) -> Option<&str> {
-    let (_, explicit) = Any::from_der(value).ok()?;
-    let (_, text) = Any::from_der(explicit.data).ok()?;
-    (text.tag() == Tag::Utf8String).then(|| std::str::from_utf8(text.data).ok())?
+fn utf8_string(value: &Any) -> Option<&str> {
+    (value.tag() == Tag::Utf8String).then(|| std::str::from_utf8(value.value()).ok())?
 }
 
 #[cfg(test)]

@@ -1,6 +1,11 @@
 //! From files to a rustls configuration; every error names its file.
 
-use std::{fs, io, path::Path, sync::Arc};
+use std::{
+    fs, io,
+    path::Path,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use rustls::{
     InconsistentKeys, RootCertStore, ServerConfig,
@@ -12,7 +17,11 @@ use rustls::{
     server::{WebPkiClientVerifier, danger::ClientCertVerifier},
     sign::{CertifiedKey, SingleCertAndKey},
 };
-use x509_parser::prelude::{ASN1Time, CertificateRevocationList, FromDer, X509Certificate};
+use x509_cert::{
+    certificate::{CertificateInner, Raw},
+    crl::CertificateList,
+    der::Decode,
+};
 
 use super::{ClientFiles, TlsError, TlsFiles};
 
@@ -20,8 +29,8 @@ use super::{ClientFiles, TlsError, TlsFiles};
 const ALPN: &[u8] = b"http/1.1";
 /// No file of certificates or revocations is larger.
 const LARGEST: u64 = 64 << 20;
-/// A certificate that expires within so many seconds is worth a word.
-const SOON: i64 = 14 * 24 * 60 * 60;
+/// A certificate that expires within so long is worth a word.
+const SOON: Duration = Duration::from_secs(14 * 24 * 60 * 60);
 
 /// What the files came to.
 #[derive(Debug)]
@@ -111,9 +120,9 @@ fn revocations(
         ));
     }
     let stale = |list: &CertificateRevocationListDer<'_>| {
-        let parsed = CertificateRevocationList::from_der(list).ok()?;
-        let next = parsed.1.next_update()?;
-        (next < ASN1Time::now()).then(|| format!("{}: a newer list was due on {next}; fetch it", path.display()))
+        let next = CertificateList::<Raw>::from_der(list).ok()?.tbs_cert_list.next_update?;
+        (next.to_system_time() < SystemTime::now())
+            .then(|| format!("{}: a newer list was due on {next}; fetch it", path.display()))
     };
     warnings.extend(found.iter().filter_map(stale));
     Ok(found)
@@ -154,14 +163,14 @@ fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
 }
 
 fn validity_warning(path: &Path, certificate: &CertificateDer<'_>) -> Option<String> {
-    let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
-    let (validity, now) = (parsed.validity(), ASN1Time::now());
+    let parsed = CertificateInner::<Raw>::from_der(certificate).ok()?;
+    let (validity, now) = (parsed.tbs_certificate().validity(), SystemTime::now());
     let (from, until) = (validity.not_before, validity.not_after);
-    let text = if until < now {
+    let text = if until.to_system_time() < now {
         format!("the certificate expired on {until}; clients refuse it, renew it")
-    } else if from > now {
+    } else if from.to_system_time() > now {
         format!("the certificate is not valid before {from}; check it and this machine's clock")
-    } else if until.timestamp() - now.timestamp() < SOON {
+    } else if until.to_system_time() < now + SOON {
         format!("the certificate expires on {until}; renew it")
     } else {
         return None;
