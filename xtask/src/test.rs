@@ -1,7 +1,9 @@
 //! `cargo xtask test`: everything that the tests need, then the tests.
 
 use std::env;
+use std::num::NonZero;
 use std::path::PathBuf;
+use std::thread;
 
 use clap::Args;
 
@@ -45,6 +47,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         cargo(["test", "--no-fail-fast"])
             .args(WORKSPACE)
             .args(&options.arguments)
+            .env("RUST_TEST_THREADS", threads())
             .env("BITS_SERVER_BIN", built.join("bits-server"))
             .env("BITS_BIN", built.join("bits"))
             .env("BITS_SHA256_BIN", built.join("examples/sha256"))
@@ -53,4 +56,10 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             .env("BITS_PYTHON", python)
             .env("BITS_AZURITE", azurite),
     )
+}
+
+/// Tests at once: what was asked for, or two for each processor, since most of them wait.
+fn threads() -> String {
+    let two = || (2 * thread::available_parallelism().map_or(1, NonZero::get)).to_string();
+    env::var("RUST_TEST_THREADS").unwrap_or_else(|_| two())
 }
