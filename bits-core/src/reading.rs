@@ -1,6 +1,6 @@
 //! Reading back what an [`UploadStore`](crate::UploadStore) holds: as downloads, and for server applications.
 
-use std::{ops::Range, pin::Pin};
+use std::{fs::File, ops::Range, pin::Pin, sync::Arc};
 
 use bytes::Bytes;
 use futures_core::Stream;
@@ -45,6 +45,16 @@ pub trait Opened: Send + Sync {
     /// content cannot be had any more, because it was replaced or changed in place, the stream
     /// fails before its last byte rather than to mix two contents.
     fn read(&self, range: Range<u64>) -> ByteStream;
+
+    /// The file that holds the object at the same offsets, for whoever has the system send these
+    /// bytes of it: none if there is no such file, or if a disk would have to be waited for.
+    ///
+    /// What comes so is not looked at: whoever sends it has [`Self::read`] give the bytes that
+    /// follow, which fail if the content is not what it was.
+    fn file(&self, range: Range<u64>) -> Option<Arc<File>> {
+        let _ = range;
+        None
+    }
 }
 
 /// Bytes of an opened object, in order.

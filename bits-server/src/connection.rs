@@ -128,8 +128,11 @@ async fn serve_busy(
     stopping: &mut Stopping,
 ) -> Result<Option<(Transport, Bytes)>, ConnectionError> {
     let activity = Arc::new(Activity::default());
-    let answer = service_fn(|request| {
+    let socket = Socket::new(stream, read_ahead, activity.clone(), limits.idle_timeout);
+    let sending = socket.sending();
+    let answer = service_fn(|mut request| {
         let (activity, draining) = (activity.clone(), stopping.clone());
+        sending.iter().for_each(|sending| drop(Request::extensions_mut(&mut request).insert(sending.clone())));
         async move {
             let answering = Answering::new(activity);
             let answered = service.answer(request, peer.clone()).await;
@@ -140,7 +143,6 @@ async fn serve_busy(
             Ok::<Response<Tracked<AnswerBody>>, Hangup>(response)
         }
     });
-    let socket = Socket::new(stream, read_ahead, activity.clone(), limits.idle_timeout);
     let large = limits.large_reads.then(|| LARGE_READ_BUFFERS.try_acquire().ok()).flatten();
     let read_buffer = if large.is_some() { LARGE_READ_BUFFER } else { READ_BUFFER };
     let mut connection = Again::new(builder(limits, read_buffer).serve_connection(TokioIo::new(socket), answer));

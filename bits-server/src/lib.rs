@@ -41,6 +41,7 @@ mod proxy_header;
 mod quiet;
 #[cfg(all(feature = "fs", feature = "sqlite"))]
 mod reload;
+mod sendfile;
 mod serve;
 mod service;
 #[cfg(all(feature = "fs", feature = "sqlite"))]

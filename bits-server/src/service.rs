@@ -319,12 +319,12 @@ fn log(head: &Parts, ack: &Ack) {
     let packet = packet_name(head);
     let path = logged_path(head);
     let status = ack.status().as_u16();
-    let session = ack.session.map(|id| id.to_string()).unwrap_or_default();
+    let session = || ack.session.map(|id| id.to_string()).unwrap_or_default();
     match &ack.refusal {
         Some(refusal) if !matches!(refusal, Refusal::Gap { .. } | Refusal::Unauthenticated) => {
-            tracing::info!(packet, %path, status, session, reason = %refusal, "packet refused");
+            tracing::info!(packet, %path, status, session = session(), reason = %refusal, "packet refused");
         }
-        _ => tracing::debug!(packet, %path, status, session, next = ack.next_offset(), "packet answered"),
+        _ => tracing::debug!(packet, %path, status, session = session(), next = ack.next_offset(), "packet answered"),
     }
 }
 

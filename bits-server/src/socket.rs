@@ -20,6 +20,8 @@ use tokio::{
 };
 use tokio_rustls::server::TlsStream;
 
+use crate::sendfile::{self, Sending};
+
 /// How long a client may take to hear that its connection ends.
 const GOODBYE_TIME: Duration = Duration::from_secs(1);
 
@@ -159,6 +161,8 @@ pub(crate) struct Socket {
     /// Bytes that were read before and not used.
     read_ahead: Bytes,
     activity: Arc<Activity>,
+    /// What is sent from files; none where the bytes must be seen, as within TLS.
+    sending: Option<Arc<Sending>>,
     idle_timeout: Duration,
     /// Runs while the client takes nothing.
     blocked: Option<Pin<Box<Sleep>>>,
@@ -167,7 +171,28 @@ pub(crate) struct Socket {
 impl Socket {
     /// Writing fails when the client takes nothing for `idle_timeout`.
     pub(crate) fn new(stream: Transport, read_ahead: Bytes, activity: Arc<Activity>, idle_timeout: Duration) -> Self {
-        Self { stream, read_ahead, activity, idle_timeout, blocked: None }
+        let sending = match &stream {
+            Transport::Plain(stream) if stream.is_write_vectored() => Some(Arc::default()),
+            _ => None,
+        };
+        Self { stream, read_ahead, activity, sending, idle_timeout, blocked: None }
+    }
+
+    /// By what bodies have files sent on this connection.
+    pub(crate) fn sending(&self) -> Option<Arc<Sending>> {
+        self.sending.clone()
+    }
+
+    /// Writes what comes before a stand-in, or what the stand-in stands for.
+    fn poll_write_slices(&mut self, context: &mut Context<'_>, slices: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        if let (Some(sending), Transport::Plain(stream)) = (&self.sending, &self.stream) {
+            let bytes = slices.iter().take_while(|slice| !sendfile::is_stand_in(slice)).count();
+            match slices.first() {
+                Some(stand_in) if bytes == 0 => return sending.poll_send(context, stream, stand_in.len()),
+                _ => return Pin::new(&mut self.stream).poll_write_vectored(context, &slices[..bytes]),
+            }
+        }
+        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
     }
 
     fn in_time<T>(&mut self, context: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
@@ -199,7 +224,7 @@ impl AsyncRead for Socket {
 
 impl AsyncWrite for Socket {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write(context, bytes);
+        let written = self.poll_write_slices(context, &[io::IoSlice::new(bytes)]);
         self.in_time(context, written)
     }
 
@@ -224,7 +249,7 @@ impl AsyncWrite for Socket {
         context: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
+        let written = self.poll_write_slices(context, slices);
         self.in_time(context, written)
     }
 }

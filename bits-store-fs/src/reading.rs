@@ -2,6 +2,7 @@
 
 use std::{
     collections::VecDeque,
+    fs::File,
     ops::Range,
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -21,7 +22,7 @@ use crate::{
     error::{doubtful, failed},
     root::{Root, file_type, split},
     staging::{Place, size},
-    sys::read_cached,
+    sys::{is_cached, read_cached},
 };
 
 /// Most bytes that are read at once.
@@ -79,7 +80,7 @@ impl Reading {
             return Err(doubtful(total.min(size(&stat)), context));
         }
         let stat = if self.total.is_none() { settled(&file, stat).map_err(wrong)? } else { stat };
-        let info = info(&stat);
+        let (info, file) = (info(&stat), Arc::new(File::from(file)));
         Ok(Some(Box::new(OpenFile { file: Arc::new(Readable { file, stat, shown }), info })))
     }
 
@@ -144,6 +145,11 @@ impl Opened for OpenFile {
         let cursor = Cursor { file: self.file.clone(), range, chunk, buffers: VecDeque::new() };
         Box::pin(stream::try_unfold(cursor, Cursor::next))
     }
+
+    fn file(&self, range: Range<u64>) -> Option<Arc<File>> {
+        let is_held = range.end <= self.info.size && is_cached(&self.file.file, range);
+        is_held.then(|| self.file.file.clone())
+    }
 }
 
 /// An upload of no bytes.
@@ -160,7 +166,7 @@ impl Opened for Empty {
 }
 
 struct Readable {
-    file: OwnedFd,
+    file: Arc<File>,
     stat: Stat,
     shown: String,
 }

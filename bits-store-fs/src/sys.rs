@@ -165,6 +165,14 @@ pub(crate) fn read_cached(file: impl AsFd, buffer: &mut [u8], offset: u64) -> Op
     }
 }
 
+/// Whether the system has these bytes in memory, as far as one of each 64 KiB tells.
+pub(crate) fn is_cached(file: impl AsFd, range: std::ops::Range<u64>) -> bool {
+    const STEP: usize = 64 * 1024;
+
+    let Some(last) = range.end.checked_sub(1).filter(|last| range.contains(last)) else { return false };
+    range.step_by(STEP).chain([last]).all(|offset| read_cached(&file, &mut [0], offset) == Some(1))
+}
+
 /// Moves a file to a name that must be free.
 pub(crate) fn rename_noreplace(from: BorrowedFd<'_>, old: &str, to: BorrowedFd<'_>, new: &str) -> Result<()> {
     #[cfg(any(target_os = "linux", target_vendor = "apple"))]

@@ -54,6 +54,28 @@ async fn a_file_that_is_cut_off_ends_in_an_error() {
     assert!(read_rest(first.to_vec(), stream).await.is_err());
 }
 
+/// Who has the system send a file waits for no disk, nor for bytes that are not there.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_file_is_lent_as_far_as_it_is_in_memory() {
+    let place = Place::new();
+    publish_new(&place.store, "in/file", &pattern(1, SIZE)).await.unwrap();
+    let opened = open(&place, "in/file").await;
+    let size = SIZE as u64;
+    let mut bytes = [0; 10];
+    opened.file(5..size).unwrap().read_exact_at(&mut bytes, 5).unwrap();
+    assert_eq!(bytes, pattern(1, 15)[5..]);
+    for range in [0..size + 1, size..size + 1, size..size] {
+        assert!(opened.file(range.clone()).is_none(), "{range:?}");
+    }
+    let file = fs::File::open(place.path("in/file")).unwrap();
+    file.sync_all().unwrap();
+    rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+    assert!(opened.file(0..size).is_none(), "nothing of it is in memory");
+    assert!(read_all(&*opened).await.unwrap() == pattern(1, SIZE));
+    assert!(opened.file(0..size).is_some(), "it was read");
+}
+
 /// What does not touch the content does not fail a download under way.
 #[tokio::test]
 async fn a_file_that_is_renamed_or_unlinked_is_read_to_its_end() {

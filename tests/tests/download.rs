@@ -395,6 +395,29 @@ fn a_file_that_is_changed_in_place_is_not_sent_to_its_end() {
     assert!(came.len() < LARGE, "the download looks whole");
 }
 
+/// Most of a file is sent by the system, and read where a disk must be waited for.
+#[test]
+fn large_ranges_of_files_in_memory_and_on_disk() {
+    let server = server();
+    let data = large();
+    let path = put(&server, "file", &data);
+    for is_in_memory in [true, false, true] {
+        if !is_in_memory {
+            let file = fs::File::open(&path).unwrap();
+            file.sync_all().unwrap();
+            rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+        }
+        let ranges = [(1, 20_000_000), (LARGE - 700_000, LARGE - 1), (5, 5), (100_000, 165_536)];
+        let list: Vec<_> = ranges.iter().map(|(first, last)| format!("{first}-{last}")).collect();
+        let mut raw = server.raw();
+        for _ in 0..2 {
+            let head = format!("GET /upload/file HTTP/1.1\r\nHost: x\r\nRange: bytes={}\r\n\r\n", list.join(","));
+            raw.send(head.as_bytes());
+            check_parts(&raw.receive(), &ranges, &data);
+        }
+    }
+}
+
 #[test]
 fn curl_and_wget_download_and_resume() {
     let mut server = server();

@@ -119,7 +119,7 @@ fn body(opened: Box<dyn Opened>, head: &Parts, status: StatusCode, pieces: Vec<P
     let length: u64 = pieces.iter().map(Piece::len).sum();
     let body = match head.method {
         Method::HEAD => Either::Left(Full::default()),
-        _ => Either::Right(DownloadBody::new(opened, pieces)),
+        _ => Either::Right(DownloadBody::new(opened, pieces, head.extensions.get().cloned())),
     };
     with_length(status, length, body)
 }
