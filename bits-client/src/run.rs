@@ -79,7 +79,8 @@ pub(crate) struct Run<'a, F> {
     talk: Talk<'a, F>,
     source: Arc<dyn Source>,
     pace: Pace,
-    /// Whether the job's offset is all that the server can hold: no fragment was cut short since.
+    /// Whether the job's offset is what the server holds: its session was made, or a fragment was
+    /// answered, and nothing has failed since.
     certain: bool,
     /// Whether the session's reply was not there.
     is_reply_missed: bool,
@@ -137,7 +138,8 @@ impl<'a, F: FnMut(&Job, Event<'_>) + Send> Run<'a, F> {
     }
 
     async fn fragment(&mut self) -> Result<Step, Error> {
-        if self.talk.job.is_complete() {
+        let was_complete = self.talk.job.is_complete();
+        if was_complete && self.certain {
             return Ok(Step::Reply);
         }
         let range = self.next_range();
@@ -152,6 +154,8 @@ impl<'a, F: FnMut(&Job, Event<'_>) + Send> Run<'a, F> {
                 self.acknowledged(&answer, &at, range).await
             }
             Reply::TooMuch(answer) => self.too_much(&answer, range.length()),
+            // A Close-Session whose ack was lost may have ended it: then a second one is acknowledged.
+            Reply::SessionLost if was_complete => Ok(Step::Close),
             Reply::SessionLost => self.start_over().await,
             Reply::DataLost => self.data_lost().await,
             Reply::Again => {
@@ -163,22 +167,27 @@ impl<'a, F: FnMut(&Job, Event<'_>) + Send> Run<'a, F> {
         }
     }
 
-    /// What to send next. Where a fragment was cut short, the server may hold more than it said; a
-    /// single byte that it already has, or wants anyway, makes it say where it stands.
+    /// What to send next. Where something failed, the server may hold more than it said, or less; a
+    /// single byte that it already has, or wants anyway, makes it say where it stands. A session is
+    /// closed only after that: closing one that lacks bytes deletes them.
     fn next_range(&self) -> ContentRange {
         let total = self.talk.job.source.size;
         let start = self.talk.job.next_offset();
         let length = self.pace.next(total.saturating_sub(start));
-        let asking = !self.certain && length > WORTH_ASKING;
-        let (start, length) = if asking { (0, 1) } else { (start, length) };
+        let asking = !self.certain && (length > WORTH_ASKING || self.talk.job.is_complete());
+        let (start, length) = if asking { (0, total.min(1)) } else { (start, length) };
         ContentRange::new(start, start + length, total).unwrap_or(ContentRange::EMPTY)
     }
 
     /// Goes on where the ack says, whatever it says.
     async fn acknowledged(&mut self, answer: &Answer, at: &Url, sent: ContentRange) -> Result<Step, Error> {
         let before = self.talk.job.next_offset();
+        let was_complete = self.talk.job.is_complete();
         let total = self.talk.job.source.size;
         let wanted = answer.next_offset(total).unwrap_or(before);
+        if was_complete && wanted < total {
+            self.forget_reply();
+        }
         if let Some(session) = &mut self.talk.job.session {
             session.received = Some(wanted);
             session.reply_url = answer.reply_url(at).or(session.reply_url.take());
@@ -186,11 +195,12 @@ impl<'a, F: FnMut(&Job, Event<'_>) + Send> Run<'a, F> {
         self.talk.job.host_answered();
         let asked = !std::mem::replace(&mut self.certain, true) && sent.length() == 1;
         self.talk.tell(Event::Acknowledged { offset: wanted });
-        if wanted > before || wanted == total {
+        if wanted > before || (wanted == total && !was_complete) {
             self.talk.progressed(wanted);
         } else if wanted < before {
-            self.talk.set_back(Failure::NoProgress { before, wanted }).await?;
-        } else if !asked {
+            let lost = if was_complete { Failure::DataLost } else { Failure::NoProgress { before, wanted } };
+            self.talk.set_back(lost).await?;
+        } else if !asked && !was_complete {
             self.talk.wait(Failure::NoProgress { before, wanted }, None).await?;
         }
         Ok(Step::Fragment)
@@ -210,7 +220,8 @@ impl<'a, F: FnMut(&Job, Event<'_>) + Send> Run<'a, F> {
         let url = self.talk.job.session.as_ref().and_then(|session| session.reply_url.clone());
         let (Some(target), Some(url)) = (target, url) else { return Ok(Step::Close) };
         match self.fetch_reply(target, url).await {
-            Ok(()) => Ok(Step::Close),
+            Ok(()) if self.certain => Ok(Step::Close),
+            Ok(()) => Ok(Step::Fragment),
             // Nothing of it is in its place.
             Err(Error::DownloadChanged(how)) => {
                 self.talk.forget_reply();
@@ -243,7 +254,7 @@ impl<'a, F: FnMut(&Job, Event<'_>) + Send> Run<'a, F> {
             fetched.url = url;
         }
         upload.reply = Some(fetched.clone());
-        let (job, tell) = (&mut *self.talk.job, &mut self.talk.observe);
+        let (job, tell, certain) = (&mut *self.talk.job, &mut self.talk.observe, &mut self.certain);
         let mut observe = |reply: &DownloadJob, event: DownloadEvent<'_>| {
             job.reply = Some(reply.clone());
             match event {
@@ -251,7 +262,10 @@ impl<'a, F: FnMut(&Job, Event<'_>) + Send> Run<'a, F> {
                 DownloadEvent::Received { offset } => tell(job, Event::ReplyReceived { offset }),
                 DownloadEvent::Sealed => tell(job, Event::ReplySealed),
                 DownloadEvent::Finished => tell(job, Event::ReplyFinished),
-                DownloadEvent::Waiting { pause, failure } => tell(job, Event::Waiting { pause, failure }),
+                DownloadEvent::Waiting { pause, failure } => {
+                    *certain = false;
+                    tell(job, Event::Waiting { pause, failure });
+                }
             }
         };
         Fetch::new(self.talk.client, &mut fetched, target, &mut observe).run().await
@@ -262,6 +276,10 @@ impl<'a, F: FnMut(&Job, Event<'_>) + Send> Run<'a, F> {
             Reply::Taken(..) => Ok(Step::Done),
             Reply::SessionLost => self.start_over().await,
             Reply::DataLost => self.data_lost().await,
+            Reply::Again => {
+                self.certain = false;
+                Ok(Step::Fragment)
+            }
             _ => Ok(Step::Close),
         }
     }
@@ -269,13 +287,18 @@ impl<'a, F: FnMut(&Job, Event<'_>) + Send> Run<'a, F> {
     /// The session is there; the next ack says what is left of its bytes.
     async fn data_lost(&mut self) -> Result<Step, Error> {
         self.talk.forget_offset();
+        self.forget_reply();
+        self.certain = false;
+        self.talk.set_back(Failure::DataLost).await?;
+        Ok(Step::Fragment)
+    }
+
+    /// What is uploaded again is answered again.
+    fn forget_reply(&mut self) {
         self.talk.forget_reply();
         if let Some(session) = &mut self.talk.job.session {
             session.reply_url = None;
         }
-        self.certain = false;
-        self.talk.set_back(Failure::DataLost).await?;
-        Ok(Step::Fragment)
     }
 
     async fn start_over(&mut self) -> Result<Step, Error> {

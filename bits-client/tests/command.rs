@@ -224,7 +224,7 @@ async fn a_reply_is_replaced_by_that_of_the_next_session_and_nothing_else_is() {
         let home = Home::new();
         let reply = home.folder.path().join("reply");
         let first = [created(), replied("r/1"), there(5, TAG), whole(TAG, "first"), Reply::Silence];
-        let second = [ok(), lost(), created(), replied("r/2"), there(3, TAG), whole(TAG, "2nd"), ok()];
+        let second = [ok(), lost(), lost(), created(), replied("r/2"), there(3, TAG), whole(TAG, "2nd"), ok()];
         let server = Server::scripted(first.into_iter().chain(second)).await;
         let url = server.url("/up/f");
         home.kill_after(&server, 5, &["upload-reply", "my file.bin", url.as_str(), "-o", "reply"]).await;
@@ -338,16 +338,18 @@ async fn goes_on_after_being_killed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_server_lost_is_written_down_at_once() {
     let home = Home::new();
-    let script = [created(), wants(20_000), ack(505, &[]), ok(), error(404, "0x80070002"), Reply::Silence];
-    let server = Server::scripted(script.into_iter().chain([ok(), wants(20_000), ok()])).await;
+    let first = [created(), wants(20_000), ack(505, &[])];
+    let second = [ok(), wants(20_000), error(404, "0x80070002"), Reply::Silence];
+    let third = [ok(), wants(20_000), ok()];
+    let server = Server::scripted(first.into_iter().chain(second).chain(third)).await;
     assert_eq!(home.run(&["upload", "my file.bin", server.url("/up/").as_str()]).status, 1);
     let jobs = home.jobs();
     let id = jobs[0]["job"].as_str().unwrap();
     assert_eq!(jobs[0]["acknowledged"], 20_000);
-    home.kill_after(&server, 6, &["resume", id]).await;
+    home.kill_after(&server, 7, &["resume", id]).await;
     assert_eq!(home.jobs()[0]["acknowledged"], 0);
     assert_eq!(home.run(&["resume", id]).status, 0);
-    assert_eq!(server.briefs()[6..], ["Ping", "Fragment bytes 0-19999/20000", "Close-Session"]);
+    assert_eq!(server.briefs()[7..], ["Ping", "Fragment bytes 0-19999/20000", "Close-Session"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

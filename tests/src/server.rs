@@ -1,6 +1,7 @@
 //! The server as a process of its own: its configuration, folders, life and death.
 
 use std::{
+    ffi::OsString,
     fs::{self, File},
     io,
     net::{Ipv4Addr, SocketAddr, TcpStream},
@@ -254,6 +255,24 @@ impl Server {
     pub fn restart_with(&mut self, options: ServerOptions) {
         self.options = options;
         self.restart();
+    }
+
+    /// The database, name by name, as the stopped process left it.
+    pub fn rows(&self) -> Vec<(OsString, Vec<u8>)> {
+        let entries = fs::read_dir(self.data_dir()).unwrap().map(|entry| entry.unwrap());
+        let rows = entries.filter(|entry| entry.file_name().as_encoded_bytes().starts_with(b"state.db"));
+        rows.map(|entry| (entry.file_name(), fs::read(entry.path()).unwrap())).collect()
+    }
+
+    /// Puts an older state of the database in the place of that which the stopped process left, as
+    /// a failover that loses rows does, or a backup.
+    pub fn set_back(&self, rows: &[(OsString, Vec<u8>)]) {
+        for (name, _) in self.rows() {
+            fs::remove_file(self.data_dir().join(name)).unwrap();
+        }
+        for (name, content) in rows {
+            fs::write(self.data_dir().join(name), content).unwrap();
+        }
     }
 
     /// A new connection in the native form.

@@ -114,6 +114,31 @@ fn what_vanished_from_the_server_is_sent_again() {
     assert_staging_empty(&server.files());
 }
 
+/// The server dies as it ends the session, and comes back with rows from the middle of the upload.
+#[test]
+fn what_a_failover_lost_is_sent_again_before_the_session_is_closed() {
+    let mut server = Server::start(ServerOptions::directory("publish = \"close-session\""));
+    let terminal = Terminal::new(4 << 20);
+    let mut upload = terminal.start_upload(&server.url("/upload/big.bin"));
+    wait_for_progress(&server);
+    server.kill();
+    let rows = server.rows();
+    server.options = server.options.clone().env("BITS_FAULT", "intent-before-commit");
+    server.launch();
+    server.wait();
+    let jobs = || String::from_utf8(terminal.run(&["jobs", "--json"]).stdout).unwrap();
+    wait_until("the job knows that all is there", || jobs().contains(&format!("\"acknowledged\": {}", 4 << 20)));
+    upload.kill().unwrap();
+    upload.wait().unwrap();
+    server.set_back(&rows);
+    server.options = ServerOptions::directory("publish = \"close-session\"");
+    server.launch();
+    let resumed = terminal.run(&["resume"]);
+    assert_eq!(resumed.status.code(), Some(0), "{}", String::from_utf8_lossy(&resumed.stderr));
+    assert!(server.file("upload/big.bin").is_some_and(|file| file == terminal.content), "the file is not there");
+    assert_staging_empty(&server.files());
+}
+
 #[test]
 fn a_refused_upload_says_why() {
     let server = Server::start(ServerOptions::new());

@@ -261,6 +261,36 @@ fn a_reply_that_expired_comes_with_the_next_session() {
     assert_staging_empty(&server.files());
 }
 
+/// The server dies as it ends the session, and comes back with rows from the middle of the upload.
+#[test]
+fn a_failover_that_lost_rows_brings_another_reply() {
+    let application = Application::start(Behaviour::reply(b"first"));
+    let options = ServerOptions::directory(&application.lines("by-value", "publish = \"close-session\""));
+    let mut server = Server::start(options.clone());
+    let terminal = Terminal::new(&pattern(8, 4 << 20));
+    let mut client = terminal.upload_reply(&server).args(["--fragment-size", "16KiB"]).spawn().unwrap();
+    wait_until("some of the upload is there", || {
+        let staged = fs::read_dir(server.files().join("upload/BITS-Sessions")).into_iter().flatten().flatten();
+        staged.flat_map(|file| file.metadata()).any(|metadata| metadata.len() > 0)
+    });
+    server.kill();
+    let rows = server.rows();
+    server.options = options.clone().env("BITS_FAULT", "end-before-commit");
+    server.launch();
+    server.wait();
+    assert_eq!(fs::read(terminal.reply()).unwrap(), b"first");
+    client.kill().unwrap();
+    client.wait().unwrap();
+    server.set_back(&rows);
+    application.set(Behaviour::reply(b"second"));
+    server.options = options;
+    server.launch();
+    assert_done(&terminal.command(&["resume", &terminal.job()]).output().unwrap());
+    assert_eq!(fs::read(terminal.reply()).unwrap(), b"second");
+    assert_eq!((application.seen().len(), terminal.fetched()), (2, 6));
+    assert_staging_empty(&server.files());
+}
+
 /// Whoever else asks hears what is said of a reply that is not there.
 #[test]
 fn a_reply_is_for_who_uploaded_alone() {
