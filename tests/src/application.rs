@@ -32,6 +32,8 @@ pub enum Behaviour {
     Spoil(Box<Behaviour>),
     /// Moves the file that it was given to this place, then goes on with the other.
     Take(PathBuf, Box<Behaviour>),
+    /// Waits before it reads anything but the head, then goes on with the other.
+    Stall(Duration, Box<Behaviour>),
     /// Waits before it goes on with the other.
     Slow(Duration, Box<Behaviour>),
     /// Does the other before it has read anything but the head, then goes on like this.
@@ -197,6 +199,10 @@ impl Shared {
             let read = if *rest == Rest::Closes { Ok(()) } else { read_body(&mut reader, length, &mut seen) };
             self.seen.lock().unwrap().push(seen);
             return read;
+        }
+        if let Behaviour::Stall(pause, then) = behaviour {
+            thread::sleep(pause);
+            behaviour = *then;
         }
         read_body(&mut reader, length, &mut seen)?;
         self.seen.lock().unwrap().push(seen.clone());

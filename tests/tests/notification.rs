@@ -2,7 +2,7 @@
 //! failures (sections 2.2.12, 2.2.13 and 3.3).
 #![allow(clippy::unwrap_used, reason = "a test ends where something unforeseen happens")]
 
-use std::{fs, path::Path, time::Duration};
+use std::{fs, path::Path, thread, time::Duration};
 
 use tests::{
     Application, Authority, Behaviour, Form, Packet, Raw, Response, Rest, Server, ServerOptions, assert_application,
@@ -113,70 +113,193 @@ fn an_upload_is_handed_over_by_reference() {
     assert_staging_empty(&server.files());
 }
 
-#[test]
-fn an_error_of_the_application_is_the_clients() {
-    let application = Application::start(Behaviour::status(500));
-    let server = start(&application, "by-value", "");
-    let mut raw = server.raw();
-    let session = raw.create(FILE);
-    let code = |code: &str| vec![("BITS-Error-Code", code.to_owned())];
-    let mut tries = 0;
-    for (status, headers, expected, hresult) in [
-        (201, vec![], 500, 0x8019_00C9),
-        (204, vec![], 500, 0x8019_00CC),
-        (301, vec![("Location", application.url("/elsewhere"))], 301, 0x8019_012D),
-        (302, vec![("Location", "/".to_owned())], 302, 0x8019_012E),
-        (304, vec![], 500, 0x8019_0130),
-        (400, vec![], 400, 0x8019_0190),
-        (401, vec![("WWW-Authenticate", "Basic realm=x".to_owned())], 400, 0x8019_0191),
-        (407, vec![], 400, 0x8019_0197),
-        (413, vec![], 400, 0x8019_019D),
-        (416, vec![], 400, 0x8019_01A0),
-        (404, vec![], 404, 0x8019_0194),
-        (503, vec![], 503, 0x8019_01F7),
-        (599, vec![], 599, 0x8019_0257),
-        (500, code("0x80070005"), 500, 0x8007_0005),
-        (500, code("0x8020001F"), 500, 0x8019_01F4),
-        (500, code("0x80200020"), 500, 0x8019_01F4),
-        (500, code("nonsense"), 500, 0x8019_01F4),
+/// What an application may do, and the ack that it makes by value and by reference.
+fn misbehaviours() -> Vec<(Behaviour, [Ack; 2])> {
+    let answer = |status, headers: &[(&'static str, &str)]| {
+        let headers = headers.iter().map(|(name, value)| (*name, (*value).to_owned())).collect();
+        Behaviour::Answer(status, headers, b"not for the client".to_vec())
+    };
+    let code = |code| answer(500, &[("BITS-Error-Code", code)]);
+    let (gateway, late) = (Ack::Error(502, 0x8019_01F6), Ack::Error(408, 0x8007_2EE2));
+    let both = |behaviour, ack| (behaviour, [ack, ack]);
+    let early = |then| Behaviour::Early(Rest::Closes, Box::new(then));
+    let mut all = vec![
+        both(Behaviour::CloseAtOnce, gateway),
+        both(Behaviour::CloseUnanswered, gateway),
+        both(Behaviour::Garbage, gateway),
+        // Interim answers, and none after them.
+        both(answer(100, &[]), gateway),
+        both(answer(103, &[]), gateway),
+        both(early(Behaviour::Garbage), gateway),
+        both(early(Behaviour::status(503)), Ack::Error(503, 0x8019_01F7)),
+        both(Behaviour::HangTaking, late),
+        both(Behaviour::HangHead, late),
+        // By reference the body of an answer is ignored.
+        (Behaviour::BreakBody, [gateway, Ack::Taken]),
+        (Behaviour::HangBody, [late, Ack::Taken]),
+        both(answer(301, &[("Location", "/elsewhere")]), Ack::Error(301, 0x8019_012D)),
+        both(answer(302, &[("Location", "/")]), Ack::Error(302, 0x8019_012E)),
+        both(answer(307, &[("Location", "/")]), Ack::Error(307, 0x8019_0133)),
+        both(answer(401, &[("WWW-Authenticate", "Basic realm=x")]), Ack::Error(400, 0x8019_0191)),
+        both(code("0x80070005"), Ack::Error(500, 0x8007_0005)),
+        both(code("0x8020001F"), Ack::Error(500, 0x8019_01F4)),
+        both(code("0x80200020"), Ack::Error(500, 0x8019_01F4)),
+        both(code("nonsense"), Ack::Error(500, 0x8019_01F4)),
+        both(answer(200, &[(STATIC, "/relative")]), Ack::Error(400, 0x8007_0057)),
+    ];
+    for (status, expected) in [
+        (101, 500),
+        (201, 500),
+        (202, 500),
+        (204, 500),
+        (206, 500),
+        (300, 300),
+        (304, 500),
+        (400, 400),
+        (404, 404),
+        (407, 400),
+        (413, 400),
+        (416, 400),
+        (500, 500),
+        (501, 501),
+        (503, 503),
+        (599, 599),
+        (600, 600),
+        (999, 999),
     ] {
-        application.set(Behaviour::Answer(status, headers, b"not for the client".to_vec()));
-        let response = send(&mut raw, &session, b"content");
-        assert_application(&response, expected, hresult);
-        assert_eq!(response.header("Location").or(response.header("WWW-Authenticate")), None);
-        tries += 1;
-        assert_eq!(application.seen().len(), tries, "no redirect is followed, and nothing is tried twice");
+        all.push(both(answer(status, &[]), Ack::Error(expected, 0x8019_0000 + u32::from(status))));
     }
-    let seen = application.seen();
-    let id = seen[0].header("BITS-Notification-Id").unwrap();
-    assert!(seen.iter().all(|one| one.header("BITS-Notification-Id") == Some(id) && one.body == b"content"));
-    application.set(Behaviour::status(200));
-    let last = send(&mut raw, &session, b"content");
-    assert_next(&last, 7);
-    assert_eq!(last.header("BITS-Reply-URL"), None, "an empty reply is none");
+    all
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Ack {
+    /// The application has taken the upload, and gave no reply.
+    Taken,
+    /// With this status and code.
+    Error(u16, u32),
+}
+
+/// Each has its ack, and the session goes on with its bytes: no redirect is followed, nothing is
+/// told twice unasked, and each time by the same id.
+#[test]
+fn whatever_an_application_does_has_its_ack_and_keeps_the_session() {
+    thread::scope(|scope| {
+        for (mode, kind) in ["by-value", "by-reference"].into_iter().enumerate() {
+            scope.spawn(move || bear_with(mode, kind));
+        }
+    });
+}
+
+fn bear_with(mode: usize, kind: &str) {
+    let application = Application::start(Behaviour::status(200));
+    let server = start(&application, kind, "notification_timeout = \"1s\"");
+    // More than sockets hold.
+    let content = pattern(3, 12 << 20);
+    let total = content.len() as u64;
+    let mut raw = server.raw();
+    let mut session = raw.create(FILE);
+    let mut first = &content[..];
+    let mut ids = Vec::new();
+    for (behaviour, acks) in misbehaviours() {
+        let told = application.seen().len();
+        application.set(behaviour.clone());
+        // Once all of it is there, a byte that the server has makes it tell the application again.
+        let response = raw.fragment(FILE, &session, 0, first, total);
+        first = &content[..1];
+        assert_eq!(response.header("BITS-Reply-URL"), None, "{kind} {behaviour:?}");
+        assert_eq!(response.header("Location").or(response.header("WWW-Authenticate")), None);
+        match acks[mode] {
+            Ack::Error(status, code) => assert_application(&response, status, code),
+            Ack::Taken => {
+                assert_next(&response, total);
+                assert_ok(&raw.close(FILE, &session), 200);
+                session = raw.create(FILE);
+                first = &content[..];
+            }
+        }
+        let heard = usize::from(!matches!(behaviour, Behaviour::CloseAtOnce));
+        wait_until("the application says what it was told", || application.seen().len() >= told + heard);
+        let seen = application.seen();
+        assert_eq!(seen.len() - told, heard, "{kind} {behaviour:?}");
+        let id = seen.last().and_then(|last| last.header("BITS-Notification-Id")).map(str::to_owned);
+        ids.extend(id.map(|id| (session.clone(), id)));
+        if matches!(acks[mode], Ack::Taken) {
+            ids.clear();
+        }
+    }
+    assert!(ids.len() > 10 && ids.iter().all(|id| *id == ids[0]), "{ids:?}");
+    let reply = b"at last".to_vec();
+    application.set(if kind == "by-value" { Behaviour::reply(&reply) } else { Behaviour::Leave(reply, Vec::new()) });
+    let last = raw.fragment(FILE, &session, 0, &content[..1], total);
+    assert_next(&last, total);
+    assert_eq!(fetch(&server, &last).body, b"at last");
+    let seen = application.seen().pop().unwrap();
+    assert!(kind == "by-reference" || (seen.length == total && seen.body[..] == content[..seen.body.len()]));
+    assert_ok(&raw.close(FILE, &session), 200);
+    assert_staging_empty(&server.files());
 }
 
 #[test]
-fn an_application_that_breaks_off_is_a_bad_gateway() {
-    let application = Application::start(Behaviour::CloseAtOnce);
+fn an_application_that_cannot_be_reached_keeps_the_session() {
+    let mut config = String::new();
+    let mut paths = Vec::new();
+    for kind in ["by-value", "by-reference"] {
+        for (name, url) in [
+            ("closed", "http://127.0.0.1:1/"),
+            ("unresolved", "http://does-not-exist.invalid/"),
+            ("secure", "https://127.0.0.1:1/"),
+        ] {
+            config += &format!("[[directories]]\nurl_path = \"/{kind}/{name}\"\n");
+            config += &format!("notification_type = \"{kind}\"\nnotification_url = \"{url}\"\n");
+            paths.push(format!("/{kind}/{name}/file.bin"));
+        }
+    }
+    let server = Server::start(ServerOptions::new().config(&config));
+    let mut raw = server.raw();
+    for path in paths {
+        let session = raw.create(&path);
+        for content in [&b"content"[..], b"c"] {
+            assert_application(&raw.fragment(&path, &session, 0, content, 7), 502, 0x8019_01F6);
+        }
+        assert_ok(&raw.cancel(&path, &session), 200);
+    }
+    assert_staging_empty(&server.files());
+}
+
+/// An upload by value goes through the server in pieces, however slowly it is taken.
+#[test]
+fn an_upload_by_value_is_not_held_in_memory() {
+    const TOTAL: u64 = 256 << 20;
+    const PIECE: usize = 32 << 20;
+    let application = Application::start(Behaviour::Stall(Duration::from_secs(2), Box::new(Behaviour::status(200))));
     let server = start(&application, "by-value", "");
     let mut raw = server.raw();
+    raw.patience(Duration::from_secs(120));
     let session = raw.create(FILE);
-    let behaviours = [Behaviour::CloseAtOnce, Behaviour::CloseUnanswered, Behaviour::Garbage, Behaviour::BreakBody];
-    for behaviour in behaviours {
-        application.set(behaviour.clone());
-        let response = send(&mut raw, &session, b"short");
-        assert_application(&response, 502, 0x8019_01F6);
-        assert_eq!(response.header("BITS-Reply-URL"), None, "{behaviour:?}");
+    let piece = pattern(9, PIECE);
+    let last = TOTAL - PIECE as u64;
+    for offset in (0..last).step_by(PIECE) {
+        assert_next(&raw.fragment(FILE, &session, offset, &piece, TOTAL), offset + PIECE as u64);
     }
-    application.set(Behaviour::reply(b"whole"));
-    assert_eq!(fetch(&server, &send(&mut raw, &session, b"short")).body, b"whole");
-    for url in ["http://127.0.0.1:1/", "http://does-not-exist.invalid/", "https://127.0.0.1:1/"] {
-        let lines = format!("notification_type = \"by-value\"\nnotification_url = \"{url}\"");
-        let server = Server::start(ServerOptions::directory(&lines));
-        let (_, response) = upload(&mut server.raw(), b"short");
-        assert_application(&response, 502, 0x8019_01F6);
-    }
+    // All but the last byte, so that what comes next is the telling alone.
+    assert_next(&raw.fragment(FILE, &session, last, &piece[..PIECE - 1], TOTAL), TOTAL - 1);
+    let before = memory(&server, "VmRSS:");
+    // Makes the present use the peak.
+    fs::write(format!("/proc/{}/clear_refs", server.pid()), "5").unwrap();
+    assert_next(&raw.fragment(FILE, &session, TOTAL - 1, &piece[PIECE - 1..], TOTAL), TOTAL);
+    let more = memory(&server, "VmHWM:").saturating_sub(before);
+    assert_eq!(application.seen()[0].length, TOTAL);
+    assert!(more < 16 << 10, "telling the application took {more} KiB more");
+    assert_ok(&raw.close(FILE, &session), 200);
+    assert_staging_empty(&server.files());
+}
+
+/// A figure of the server's memory, in KiB.
+fn memory(server: &Server, figure: &str) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{}/status", server.pid())).unwrap();
+    let text = status.lines().find_map(|line| line.strip_prefix(figure)).unwrap();
+    text.trim().trim_end_matches(" kB").parse().unwrap()
 }
 
 /// Its answer is what counts, whatever becomes of the rest of the upload.
@@ -216,24 +339,6 @@ fn an_application_may_answer_before_it_has_read_the_upload() {
     for left in application.seen().iter().skip(8) {
         assert!(left.length < content.len() as u64, "the upload went on after its answer");
     }
-}
-
-#[test]
-fn an_application_that_hangs_is_a_timeout() {
-    let application = Application::start(Behaviour::HangTaking);
-    let server = start(&application, "by-value", "notification_timeout = \"1s\"");
-    // More than sockets hold.
-    let content = pattern(3, 24 << 20);
-    let mut raw = server.raw();
-    let session = raw.create(FILE);
-    for behaviour in [Behaviour::HangTaking, Behaviour::HangHead, Behaviour::HangBody] {
-        application.set(behaviour.clone());
-        let response = send(&mut raw, &session, &content);
-        assert_application(&response, 408, 0x8007_2EE2);
-        assert_eq!(response.header("BITS-Reply-URL"), None, "{behaviour:?}");
-    }
-    application.set(Behaviour::status(200));
-    assert_next(&send(&mut raw, &session, &content), content.len() as u64);
 }
 
 #[test]
@@ -487,9 +592,7 @@ fn replies_of_any_size() {
         }
         assert_ok(&raw.close(FILE, &session), 200);
     }
-    let status = fs::read_to_string(format!("/proc/{}/status", server.pid())).unwrap();
-    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
-    let peak: u64 = peak.trim().trim_end_matches(" kB").trim().parse().unwrap();
+    let peak = memory(&server, "VmHWM:");
     assert!(peak < 200 << 10, "the server took {peak} KiB");
     assert_staging_empty(&server.files());
 }
