@@ -94,6 +94,12 @@ impl SmallDisk {
     pub fn path(&self) -> &Path {
         &self.mount.0
     }
+
+    /// Takes no writes from now on, or takes them again. Nobody may have a file open for writing.
+    pub fn set_read_only(&self, read_only: bool) {
+        let mode = if read_only { "remount,ro" } else { "remount,rw" };
+        run(Command::new("mount").args(["-o", mode]).arg(self.path()));
+    }
 }
 
 /// A folder that shows another one and takes no writes.

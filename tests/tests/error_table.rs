@@ -6,8 +6,8 @@ use std::{fs, path::Path, time::Duration};
 
 use sqlx::{Connection, SqliteConnection, sqlite::SqliteConnectOptions};
 use tests::{
-    Application, Behaviour, Form, Packet, Postgres, Raw, Response, Server, ServerOptions, assert_application,
-    assert_error, assert_next, assert_ok, list_files, wait_until,
+    Application, Behaviour, Form, Packet, Postgres, Raw, Response, Server, ServerOptions, SmallDisk,
+    assert_application, assert_error, assert_next, assert_ok, list_files, wait_until,
 };
 
 const PATH: &str = "/upload/a/file";
@@ -175,6 +175,51 @@ fn storage_permission_denied() {
         assert_error(&server.raw_in(form).ask(&Packet::create(form, "/upload/away/a")), 403, ACCESS_DENIED);
     }
     assert!(link.is_symlink());
+}
+
+/// Section 2.2.1.2: storage that has turned read-only denies access; what was under way goes on
+/// once it takes writes again, and nothing of it is lost.
+#[test]
+fn storage_read_only() {
+    let disk = SmallDisk::new(16);
+    let storage = format!("[storage]\nurl = \"file:{}\"\nreserve_free = \"1MiB\"\n", disk.path().display());
+    let directory = "[[directories]]\nurl_path = \"/upload\"\npublish = \"close-session\"\ncleanup_interval = \"1s\"\n";
+    let mut server = Server::start(ServerOptions::new().config(&(storage + directory)));
+    let sessions = Form::ALL.map(|form| {
+        let mut raw = server.raw_in(form);
+        let paths = ["part", "whole", "dropped"].map(|name| format!("/upload/{form:?}-{name}"));
+        let [part, whole, dropped] = [0, 1, 2].map(|index| raw.create(&paths[index]));
+        assert_next(&raw.fragment(&paths[0], &part, 0, b"hello ", 11), 6);
+        assert_next(&raw.fragment(&paths[1], &whole, 0, b"whole", 5), 5);
+        assert_next(&raw.fragment(&paths[2], &dropped, 0, b"drop", 8), 4);
+        (form, paths, [part, whole, dropped])
+    });
+    // A process that has just begun holds none of the files open.
+    server.restart();
+    disk.set_read_only(true);
+    for (form, paths, [part, whole, dropped]) in &sessions {
+        let mut raw = server.raw_in(*form);
+        for _ in 0..2 {
+            assert_error(&raw.fragment(&paths[0], part, 6, b"world", 11), 403, ACCESS_DENIED);
+            assert_error(&raw.close(&paths[1], whole), 403, ACCESS_DENIED);
+        }
+        // What needs no write is answered as ever.
+        assert_next(&raw.fragment(&paths[0], part, 0, b"hello ", 11), 6);
+        assert_next(&raw.fragment(&paths[1], whole, 4, b"e", 5), 5);
+        assert_ok(&raw.cancel(&paths[2], dropped), 200);
+    }
+    assert_eq!(server.admin_get("/healthz").unwrap(), 200);
+    disk.set_read_only(false);
+    for (form, paths, [part, whole, _]) in &sessions {
+        let mut raw = server.raw_in(*form);
+        assert_next(&raw.fragment(&paths[0], part, 6, b"world", 11), 11);
+        assert_ok(&raw.close(&paths[0], part), 200);
+        assert_ok(&raw.close(&paths[1], whole), 200);
+        for (path, content) in [(&paths[0], &b"hello world"[..]), (&paths[1], b"whole")] {
+            assert_eq!(fs::read(disk.path().join(&path[1..])).unwrap(), content);
+        }
+    }
+    wait_until("nothing else is left", || list_files(disk.path()).len() == 4);
 }
 
 /// Section 2.2.1.2: a store that cannot be reached passes, so that the client comes again.
