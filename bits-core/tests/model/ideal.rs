@@ -10,6 +10,8 @@ use crate::server::{Answer, Application, TIMEOUT};
 pub(crate) enum Fault {
     Before,
     After,
+    /// Staged bytes vanish once the intent is committed.
+    Loses,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -49,6 +51,8 @@ pub(crate) struct Ideal {
     /// How often it was told of anything.
     pub(crate) told: u32,
     pub(crate) publish_fault: Option<Fault>,
+    /// From which byte on the upload that was being published is gone.
+    pub(crate) lost_from: Option<u64>,
     /// The next write fails after so many bytes.
     pub(crate) write_fault: Option<(usize, Refusal)>,
     /// Seconds.
@@ -65,6 +69,7 @@ impl Ideal {
             application,
             told: 0,
             publish_fault: None,
+            lost_from: None,
             write_fault: None,
             now: 0,
         }
@@ -240,12 +245,19 @@ impl Ideal {
             return Answer::Refused(Refusal::DestinationExists { status: http::StatusCode::FORBIDDEN });
         }
         let fault = self.publish_fault.take();
+        if fault == Some(Fault::Loses)
+            && let Some(good) = self.lost_from.take()
+        {
+            self.regress(who, good);
+            (self.uploads[who].stuck, self.uploads[who].sent_back) = (false, true);
+            return Answer::Refused(Refusal::Unavailable);
+        }
         if fault != Some(Fault::Before) && self.standing.is_none() {
             self.standing = Some((who, self.uploads[who].held.clone()));
         }
         let upload = &mut self.uploads[who];
         upload.notifying = false;
-        upload.stuck = fault.is_some();
+        upload.stuck = matches!(fault, Some(Fault::Before | Fault::After));
         if upload.stuck {
             upload.retry_at = self.now + 30;
             return Answer::Refused(Refusal::Unavailable);

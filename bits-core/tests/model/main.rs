@@ -1,6 +1,6 @@
 //! The state machine and the in-memory stores against an ideal server: any order of create,
-//! fragments with any ranges, close, cancel, expiry, regress, lost acks, lost bytes, power losses,
-//! writers with stale rows, and server applications that take, refuse, fail or are told again.
+//! fragments with any ranges, close, cancel, expiry, regress, lost acks, bytes lost before or amid publishing,
+//! power losses, writers with stale rows, and server applications that take, refuse, fail or are told again.
 #![allow(clippy::unwrap_used, reason = "a test ends where something is missing")]
 
 mod ideal;
@@ -43,6 +43,8 @@ enum Op {
     Lose(Index),
     FailWrite(usize, StoreErrorKind),
     FailPublish(Fault),
+    /// A piece vanishes while its upload is being published.
+    LoseAmid(Index),
     /// What the application does from now on.
     Application(Application),
     Sweep(u64),
@@ -117,6 +119,8 @@ impl World {
                 directory: Directory { publish, notification, ..directory },
                 application: application.into(),
                 told: 0.into(),
+                losing: None.into(),
+                lost_from: None.into(),
             },
             ideal: Ideal::new(publish == PublishAt::CloseSession, notifies, application),
             last: [None, None],
@@ -161,7 +165,13 @@ impl World {
                 self.server.uploads.fail_next_write(*after as u64, *kind);
                 self.ideal.write_fault = Some((*after, Refusal::from_store(*kind, http::StatusCode::FORBIDDEN)));
             }
+            // One after the other.
+            Op::FailPublish(_) | Op::LoseAmid(_) if self.ideal.publish_fault.is_some() => {}
             Op::FailPublish(fault) => self.fail_publish(*fault),
+            Op::LoseAmid(which) => {
+                self.server.losing.set(Some(*which));
+                self.ideal.publish_fault = Some(Fault::Loses);
+            }
             Op::Application(application) => self.set_application(*application),
             Op::Sweep(seconds) => self.sweep(*seconds),
         }
@@ -176,10 +186,10 @@ impl World {
             Sent::Fragment(range, came) => {
                 let body = file(who, range.start(), range.end());
                 let answer = self.server.fragment(id(who), *range, &body, *came);
-                (answer, self.ideal.fragment(who, *range, &body, *came))
+                (answer, self.judge().fragment(who, *range, &body, *came))
             }
-            Sent::Close(form) => (self.server.close(id(who), *form), self.ideal.close(who, *form)),
-            Sent::Cancel => (self.server.cancel(id(who)), self.ideal.cancel(who)),
+            Sent::Close(form) => (self.server.close(id(who), *form), self.judge().close(who, *form)),
+            Sent::Cancel => (self.server.cancel(id(who)), self.judge().cancel(who)),
         };
         if self.shaky.contains(&true) {
             return self.adopt();
@@ -188,6 +198,12 @@ impl World {
         if let (Sent::Fragment(..), Answer::Ack(Some(next))) = (&sent, &answer) {
             self.check_ack(who, *next);
         }
+    }
+
+    /// The ideal server, which hears what was lost just now.
+    fn judge(&mut self) -> &mut Ideal {
+        self.ideal.lost_from = self.server.lost_from.take();
+        &mut self.ideal
     }
 
     /// What was acked is asked for again only after a regress, which raises the epoch.
@@ -283,8 +299,8 @@ impl World {
     fn fail_publish(&mut self, fault: Fault) {
         let kind = StoreErrorKind::Unavailable;
         self.server.uploads.fail_next_publish(match fault {
-            Fault::Before => PublishFault::Before(kind),
             Fault::After => PublishFault::After(kind),
+            _ => PublishFault::Before(kind),
         });
         self.ideal.publish_fault = Some(fault);
     }
@@ -297,7 +313,7 @@ impl World {
     fn sweep(&mut self, seconds: u64) {
         self.server.sessions.clock().advance(Duration::from_secs(seconds));
         self.server.sweep();
-        self.ideal.sweep_after(seconds);
+        self.judge().sweep_after(seconds);
         if self.shaky.contains(&true) {
             self.adopt();
         }
@@ -350,6 +366,7 @@ impl World {
         self.ideal.write_fault = None;
         self.ideal.told = self.server.told.get();
         self.server.uploads.forget_faults();
+        self.server.losing.set(None);
         let standing = self.server.uploads.read(&destination());
         if self.ideal.standing.as_ref().map(|(_, data)| data.as_slice()) != standing.as_deref() {
             self.ideal.standing = standing.map(|data| {
@@ -423,6 +440,7 @@ impl World {
     /// A patient client finishes what can be finished; then nothing is left but the file.
     fn finish(&mut self) {
         self.server.uploads.forget_faults();
+        self.server.losing.set(None);
         (self.ideal.publish_fault, self.ideal.write_fault) = (None, None);
         self.set_application(Application::Takes { copy: true, replies: true });
         let unfinished = (0..2).any(|who| self.server.live(id(who)).is_some());
@@ -518,6 +536,7 @@ fn honest_op() -> impl Strategy<Value = Op> {
         1 => Just(Op::Restart),
         1 => any::<Index>().prop_map(Op::Regress),
         1 => prop_oneof![Just(Fault::Before), Just(Fault::After)].prop_map(Op::FailPublish),
+        1 => any::<Index>().prop_map(Op::LoseAmid),
         1 => Just(Op::Sweep(60)),
     ]
 }
@@ -546,6 +565,7 @@ fn any_op() -> impl Strategy<Value = Op> {
         1 => any::<Index>().prop_map(Op::Lose),
         2 => (0..12_usize, kind).prop_map(|(after, kind)| Op::FailWrite(after, kind)),
         2 => prop_oneof![Just(Fault::Before), Just(Fault::After)].prop_map(Op::FailPublish),
+        2 => any::<Index>().prop_map(Op::LoseAmid),
         3 => any_application(),
         1 => prop_oneof![Just(1), Just(60), Just(TIMEOUT.as_secs() + 1)].prop_map(Op::Sweep),
     ]

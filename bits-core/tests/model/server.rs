@@ -6,10 +6,12 @@ use std::{cell::Cell, time::Duration};
 use bits_core::{
     After, BodyError, CloseDecision, Commit, ContentRange, Directory, Ending, Form, Found, FragmentDecision,
     FragmentHead, Hresult, NewSession, Packet, Precondition, Principal, PublishIntent, Quota, Refusal, Reply, Session,
-    SessionId, SessionStore, State, StorageKey, StoreErrorKind, Transition, Upload, UploadStore, VirtualPath, Written,
+    SessionId, SessionStore, State, StorageKey, StoreError, StoreErrorKind, Transition, Upload, UploadStore,
+    VirtualPath, Written,
     conformance::{MemorySessions, MemoryUploads},
 };
 use futures_util::{FutureExt, stream};
+use proptest::sample::Index;
 
 /// Time without progress after which sessions expire.
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(3600);
@@ -59,6 +61,10 @@ pub(crate) struct Server {
     pub(crate) application: Cell<Application>,
     /// How often it was told of anything.
     pub(crate) told: Cell<u32>,
+    /// Which piece vanishes when the next publishing has committed its intent.
+    pub(crate) losing: Cell<Option<Index>>,
+    /// From which byte on an upload was gone by that.
+    pub(crate) lost_from: Cell<Option<u64>>,
     pub(crate) sessions: MemorySessions,
     pub(crate) uploads: MemoryUploads,
     pub(crate) directory: Directory,
@@ -298,15 +304,25 @@ impl Server {
     }
 
     fn carry_out(&self, session: &Session, intent: &PublishIntent) -> Result<Session, Refusal> {
-        match ready(self.uploads.publish(&self.upload(session), CAREFUL, intent)) {
+        let upload = self.upload(session);
+        let lost = self.losing.take().filter(|_| !upload.pieces.is_empty()).map(|which| {
+            let piece = which.get(&upload.pieces);
+            self.uploads.lose(&upload, piece);
+            piece.start
+        });
+        match ready(self.uploads.publish(&upload, CAREFUL, intent)) {
             Ok(()) => Ok(self.change(session, &Transition::Published)),
             Err(error) if error.kind == StoreErrorKind::Unavailable => {
                 let until = self.sessions.clock().now() + Duration::from_secs(30);
                 self.change(session, &Transition::Postpone { until });
                 Err(Refusal::Unavailable)
             }
-            Err(error) if matches!(error.kind, StoreErrorKind::Doubtful { .. }) => {
-                Err(self.failed(session, error.kind))
+            Err(StoreError { kind: kind @ StoreErrorKind::Doubtful { good }, .. }) => {
+                if let Some(lost) = lost {
+                    assert!(good <= lost, "bytes from {lost} on are gone, and {good} are believed");
+                    self.lost_from.set(Some(good));
+                }
+                Err(self.failed(session, kind))
             }
             Err(error) => {
                 let session = self.change(session, &Transition::Withdraw);
