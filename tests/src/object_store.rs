@@ -6,14 +6,19 @@ use std::{
     path::PathBuf,
     process::{Child, ChildStdin, Command, Stdio},
     sync::{
-        LazyLock, OnceLock,
+        Arc, LazyLock,
         atomic::{AtomicU64, Ordering},
         mpsc,
     },
     thread,
 };
 
-use s3s::{auth::SimpleAuth, service::S3ServiceBuilder};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Bytes;
+use s3s::{
+    auth::SimpleAuth,
+    service::{S3Service, S3ServiceBuilder},
+};
 use s3s_fs::FileSystem;
 
 use crate::ports::Port;
@@ -25,6 +30,10 @@ const SECRET_KEY: &str = "SECRETKEY";
 const AZURE_ACCOUNT: &str = "devstoreaccount1";
 const AZURE_KEY: &str = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw==";
 
+/// s3s-fs keeps an object's metadata in a file whose name holds the object's in base64, and forgets
+/// it where that is too long.
+const LONGEST_FILE_KEY: usize = 129;
+
 /// An object store, with a prefix that no other test has.
 #[derive(Clone, Debug)]
 pub struct ObjectStore {
@@ -34,7 +43,10 @@ pub struct ObjectStore {
     pub url: String,
     /// The options for `[storage.options]`.
     pub options: Vec<(&'static str, String)>,
+    /// Bytes of the longest name, where that is less than what stores of its kind take.
+    pub longest_key: Option<usize>,
     address: SocketAddr,
+    folder: Option<Arc<tempfile::TempDir>>,
 }
 
 impl ObjectStore {
@@ -44,16 +56,14 @@ impl ObjectStore {
         Self::s3("Ceph", CEPH.address())
     }
 
-    /// A small S3 server within the process.
+    /// A small S3 server within the process, whose files go with this and its clones.
     pub fn small() -> Self {
-        static SMALL: LazyLock<SocketAddr> = LazyLock::new(|| serve_files(true));
-        Self::s3("s3s-fs", *SMALL)
+        Self::files(true)
     }
 
     /// The same, which asks nobody for credentials.
     pub fn open_to_all() -> Self {
-        static OPEN: LazyLock<SocketAddr> = LazyLock::new(|| serve_files(false));
-        let mut store = Self::s3("s3s-fs", *OPEN);
+        let mut store = Self::files(false);
         store.options.retain(|(name, _)| !name.contains("key"));
         store.set("skip_signature", "true");
         store
@@ -69,7 +79,22 @@ impl ObjectStore {
             ("account_key", AZURE_KEY.to_owned()),
             ("allow_http", "true".to_owned()),
         ];
-        Self { name: "Azurite", url: format!("az://{BUCKET}/{}", fresh_prefix()), options, address }
+        Self {
+            name: "Azurite",
+            url: format!("az://{BUCKET}/{}", fresh_prefix()),
+            options,
+            longest_key: None,
+            address,
+            folder: None,
+        }
+    }
+
+    fn files(with_keys: bool) -> Self {
+        let folder = tempfile::Builder::new().prefix("bits-test-s3-").tempdir().expect("there is a folder");
+        let mut store = Self::s3("s3s-fs", serve_files(folder.path(), with_keys));
+        store.folder = Some(Arc::new(folder));
+        store.longest_key = Some(LONGEST_FILE_KEY);
+        store
     }
 
     fn s3(name: &'static str, address: SocketAddr) -> Self {
@@ -80,7 +105,14 @@ impl ObjectStore {
             ("secret_access_key", SECRET_KEY.to_owned()),
             ("allow_http", "true".to_owned()),
         ];
-        Self { name, url: format!("s3://{BUCKET}/{}", fresh_prefix()), options, address }
+        Self {
+            name,
+            url: format!("s3://{BUCKET}/{}", fresh_prefix()),
+            options,
+            longest_key: None,
+            address,
+            folder: None,
+        }
     }
 
     /// Where the store listens.
@@ -162,17 +194,15 @@ fn azurite() -> PathBuf {
     PathBuf::from(path)
 }
 
-/// Serves a folder as a bucket, on a thread that ends with the process.
-fn serve_files(with_keys: bool) -> SocketAddr {
-    static FOLDERS: [OnceLock<tempfile::TempDir>; 2] = [OnceLock::new(), OnceLock::new()];
-    let folder = FOLDERS[usize::from(with_keys)]
-        .get_or_init(|| tempfile::Builder::new().prefix("bits-test-s3-").tempdir().expect("there is a folder"));
-    std::fs::create_dir(folder.path().join(BUCKET)).expect("the bucket is new");
-    let mut builder = S3ServiceBuilder::new(FileSystem::new(folder.path()).expect("the folder is there"));
+/// Serves a folder as a bucket, on a thread that ends with the process, one request at a time: s3s-fs
+/// decides no races, and lists nothing while it is changed.
+fn serve_files(folder: &std::path::Path, with_keys: bool) -> SocketAddr {
+    std::fs::create_dir(folder.join(BUCKET)).expect("the bucket is new");
+    let mut builder = S3ServiceBuilder::new(FileSystem::new(folder).expect("the folder is there"));
     if with_keys {
         builder.set_auth(SimpleAuth::from_single(ACCESS_KEY, SECRET_KEY));
     }
-    let service = builder.build();
+    let files = Files { service: builder.build(), turns: Arc::default() };
     let (tell, told) = mpsc::channel();
     thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
@@ -180,19 +210,9 @@ fn serve_files(with_keys: bool) -> SocketAddr {
             let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port is free");
             tell.send(listener.local_addr().expect("it listens")).expect("somebody waits");
             while let Ok((stream, _)) = listener.accept().await {
-                let service = service.clone();
+                let files = files.clone();
                 tokio::spawn(async move {
-                    // It takes the folders that it keeps objects in for objects that are broken.
-                    let service = hyper::service::service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
-                        let (service, is_head) = (service.clone(), request.method() == hyper::Method::HEAD);
-                        async move {
-                            let mut answer = service.call(request.map(s3s::Body::from)).await?;
-                            if is_head && answer.status().is_server_error() {
-                                *answer.status_mut() = hyper::StatusCode::NOT_FOUND;
-                            }
-                            Ok::<_, s3s::HttpError>(answer)
-                        }
-                    });
+                    let service = hyper::service::service_fn(move |request| files.clone().answer(request));
                     let connection = hyper_util::server::conn::auto::Builder::new(hyper_util::rt::TokioExecutor::new());
                     let _ = connection.serve_connection(hyper_util::rt::TokioIo::new(stream), service).await;
                 });
@@ -200,4 +220,40 @@ fn serve_files(with_keys: bool) -> SocketAddr {
         });
     });
     told.recv().expect("it listens")
+}
+
+#[derive(Clone)]
+struct Files {
+    service: S3Service,
+    turns: Arc<tokio::sync::Mutex<()>>,
+}
+
+impl Files {
+    async fn answer(
+        self,
+        request: hyper::Request<hyper::body::Incoming>,
+    ) -> Result<hyper::Response<Full<Bytes>>, Box<dyn std::error::Error + Send + Sync>> {
+        let is_head = request.method() == hyper::Method::HEAD;
+        let wanted = request.headers().get(hyper::header::IF_MATCH).cloned();
+        let is_read = request.method() == hyper::Method::GET;
+        // A client that is slow or cut off holds up nobody.
+        let (head, body) = request.into_parts();
+        let body = body.collect().await?.to_bytes();
+        let _turn = self.turns.lock().await;
+        let answer = self.service.call(hyper::Request::from_parts(head, s3s::Body::from(body))).await;
+        let (mut head, body) = answer.map_err(|error| format!("{error:?}"))?.into_parts();
+        // It takes the folders that it keeps objects in for objects that are broken.
+        if is_head && head.status.is_server_error() {
+            head.status = hyper::StatusCode::NOT_FOUND;
+        }
+        let mut body = body.collect().await?.to_bytes();
+        // It reads whatever stands there, also where a tag is asked for.
+        let tag = head.headers.get(hyper::header::ETAG);
+        if is_read && head.status.is_success() && wanted.is_some_and(|wanted| tag != Some(&wanted)) {
+            head.status = hyper::StatusCode::PRECONDITION_FAILED;
+            head.headers.clear();
+            body = Bytes::new();
+        }
+        Ok(hyper::Response::from_parts(head, Full::new(body)))
+    }
 }
