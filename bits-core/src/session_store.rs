@@ -42,8 +42,9 @@ pub trait SessionStore: Send + Sync + 'static {
     /// Live sessions, oldest first unless the filter says otherwise.
     async fn list(&self, filter: &Filter) -> Result<Vec<Session>, SessionStoreError>;
 
-    /// How many live sessions there are, and how many of them have expired.
-    async fn census(&self) -> Result<Census, SessionStoreError>;
+    /// How many live sessions have expired, and how many there are: of these no more are counted
+    /// than `per_expired` for each expired one, or `least` where that is more.
+    async fn census(&self, least: u64, per_expired: u32) -> Result<Census, SessionStoreError>;
 
     /// Counts of live sessions by state, and of those that made no progress for at least as long
     /// as each of `idle`. States without sessions may be left out.
@@ -137,7 +138,7 @@ pub struct Filter {
 /// Counts of live sessions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Census {
-    /// All live sessions.
+    /// Live sessions, as far as they were counted.
     pub live: u64,
     /// Those that have expired and were not swept yet.
     pub expired: u64,

@@ -21,8 +21,10 @@ const JOB_WAIT: Duration = Duration::from_secs(1);
 const REST: Duration = Duration::from_secs(60);
 /// Wall clock and monotonic clock may differ by as much between two sweeps.
 const TOLERATED_DRIFT: Duration = Duration::from_secs(60 * 60);
-/// Below as many sessions, any share of them may expire at once.
+/// Up to as many sessions, any share of them may expire at once.
 const SMALL: u64 = 100;
+/// Of more, one in so many.
+const SHARE: u32 = 5;
 
 /// What came of a sweep.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -210,8 +212,8 @@ impl Inner {
             return Ok(Sweep::ClockJumped);
         }
         trust.last = Some(now);
-        let census = self.sessions.census().await?;
-        trust.doubted = census.live > SMALL && census.expired > census.live / 5;
+        let census = self.sessions.census(SMALL + 1, SHARE).await?;
+        trust.doubted = census.live > SMALL && census.expired > census.live / u64::from(SHARE);
         if trust.doubted {
             return Ok(Sweep::TooMany { expired: census.expired, live: census.live });
         }

@@ -96,8 +96,8 @@ impl SessionStore for Measured<dyn SessionStore> {
         rows("list", self.0.list(filter)).await
     }
 
-    async fn census(&self) -> Result<Census, SessionStoreError> {
-        rows("sweep", self.0.census()).await
+    async fn census(&self, least: u64, per_expired: u32) -> Result<Census, SessionStoreError> {
+        rows("sweep", self.0.census(least, per_expired)).await
     }
 
     async fn tally(&self, idle: [Duration; 3]) -> Result<Vec<Tally>, SessionStoreError> {

@@ -2,9 +2,10 @@
 
 use std::{collections::BTreeMap, fs, io, path::Path, sync::Arc, time::Duration};
 
-use bits_core::{Outbox, SessionStore, Subscriber, UploadStore};
+use bits_core::{Outbox, SessionStore, SessionStoreError, Subscriber, UploadStore};
 use bits_store_fs::{DataLock, LocalStore, SyncAt};
 use bits_store_sql::SqliteSessions;
+use uuid::Uuid;
 
 use crate::admin::History;
 use crate::config::{Config, DirectoryConfig, ObjectUrl, PostgresUrl, StateUrl, StorageUrl, Sync, WebhookConfig};
@@ -84,9 +85,10 @@ pub async fn open(config: &Config) -> Result<Stores, String> {
     let folder = DataLock::acquire(&config.data_dir, wait).await.map_err(|error| describe("data_dir", &error))?;
     let database = lock_database(&config.state.url, wait).await?;
     let sessions = open_sessions(config, config.state.migrate == Some(true)).await?;
+    let identity = sessions.identity().await.map_err(|error| describe("state.url", &error))?;
     let mut uploads = BTreeMap::new();
     for (name, (key, url)) in storages(config) {
-        uploads.insert(name, open_uploads(key, url, config).await?);
+        uploads.insert(name, open_uploads(key, url, identity, config).await?);
     }
     Ok(Stores { sessions, uploads, _locks: (folder, database) })
 }
@@ -118,13 +120,18 @@ fn storage_name(url: &StorageUrl) -> String {
     }
 }
 
-async fn open_uploads(key: &str, url: &StorageUrl, config: &Config) -> Result<Arc<dyn UploadStore>, String> {
+async fn open_uploads(
+    key: &str,
+    url: &StorageUrl,
+    sessions: Uuid,
+    config: &Config,
+) -> Result<Arc<dyn UploadStore>, String> {
     match url {
         StorageUrl::File(root) => {
             let store = LocalStore::open(root, local_options(config)).map_err(|error| describe(key, &error))?;
             Ok(Arc::new(store))
         }
-        StorageUrl::Object(url) => object::open(key, url, config).await,
+        StorageUrl::Object(url) => object::open(key, url, sessions, config).await,
     }
 }
 
@@ -140,7 +147,12 @@ mod object {
         bits_store_object::backend(url.as_str(), &options).map_err(|error| describe(key, &error))
     }
 
-    pub(super) async fn open(key: &str, url: &ObjectUrl, config: &Config) -> Result<Arc<dyn UploadStore>, String> {
+    pub(super) async fn open(
+        key: &str,
+        url: &ObjectUrl,
+        sessions: Uuid,
+        config: &Config,
+    ) -> Result<Arc<dyn UploadStore>, String> {
         let memory = config.storage.memory.0;
         let options = Options {
             memory,
@@ -148,8 +160,9 @@ mod object {
             on_request: Arc::new(crate::metrics::object_store_request),
             ..Options::default()
         };
-        let store = ObjectUploads::open(backend(key, url, config)?, options).await;
-        let store = store.map_err(|error| format!("{key}: {}: {}", url.as_str(), described(&error)))?;
+        let failed = |error| format!("{key}: {}: {}", url.as_str(), described(&error));
+        let store = ObjectUploads::open(backend(key, url, config)?, options).await.map_err(failed)?;
+        store.belong_to(sessions).await.map_err(failed)?;
         if !store.keeps_conditions() {
             tracing::warn!(
                 storage = url.as_str(),
@@ -185,7 +198,7 @@ mod object {
         Err(refused(key, url))
     }
 
-    pub(super) async fn open(key: &str, url: &ObjectUrl, _: &Config) -> Result<Arc<dyn UploadStore>, String> {
+    pub(super) async fn open(key: &str, url: &ObjectUrl, _: Uuid, _: &Config) -> Result<Arc<dyn UploadStore>, String> {
         Err(refused(key, url))
     }
 
@@ -210,6 +223,15 @@ impl Sessions {
             Self::Sqlite(sessions) => sessions.clone(),
             #[cfg(feature = "postgres")]
             Self::Postgres(sessions) => sessions.clone(),
+        }
+    }
+
+    /// Which database it is.
+    pub async fn identity(&self) -> Result<Uuid, SessionStoreError> {
+        match self {
+            Self::Sqlite(sessions) => sessions.identity().await,
+            #[cfg(feature = "postgres")]
+            Self::Postgres(sessions) => sessions.identity().await,
         }
     }
 

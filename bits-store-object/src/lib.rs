@@ -16,6 +16,7 @@ mod layout;
 mod location;
 mod memory;
 mod names;
+mod owner;
 mod pending;
 mod probe;
 mod publish;

@@ -14,6 +14,9 @@ pub(crate) const EMPTY: &str = "18446744073709551615-empty";
 /// Where a server application leaves one.
 pub(crate) const RESPONSE: &str = "response";
 
+/// Names the database of sessions that all of the prefix belongs to.
+pub(crate) const OWNER: &str = "BITS-Sessions/database";
+
 /// The folder of what is staged below `folder`, without a slash at its end.
 pub(crate) fn staging_folder(folder: &StorageKey) -> String {
     let slash = if *folder == StorageKey::ROOT { "" } else { "/" };

@@ -42,6 +42,22 @@ pub enum OpenError {
     /// It loses what is needed to tell whose object is whose.
     #[error("the store does not keep metadata with its objects, which uploads are known by")]
     NoMetadata,
+    /// It is that of another database of sessions.
+    #[error(
+        "{object} says that another session database has this place (\"{found}\", not \"{own}\"): give this server a \
+         bucket or prefix of its own; or, if no server uses the other database any more, delete that object"
+    )]
+    Taken {
+        /// The object that says so, with the prefix.
+        object: String,
+        /// What it says.
+        found: String,
+        /// What it would say if the place were this database's.
+        own: String,
+    },
+    /// What was written is not there.
+    #[error("the store loses {0}, which was just written: let no other program delete it")]
+    Lost(String),
 }
 
 /// How often it is tried: another program may delete what was written for it, as a sweep does.
@@ -116,7 +132,7 @@ fn is_kept(tried: Result<(), Failed>) -> Result<bool, OpenError> {
 }
 
 impl OpenError {
-    fn of(failed: Failed) -> Self {
+    pub(crate) fn of(failed: Failed) -> Self {
         let Failed { what, why } = failed;
         let error = match why {
             Why::Late => return Self::NoAnswer(None),

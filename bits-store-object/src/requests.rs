@@ -210,8 +210,7 @@ impl Requests {
         self.bounded(Request::Delete, COMPLETION, what, deleted).await
     }
 
-    /// Names below the folder `name`, with their sizes; without the prefix.
-    /// Names, and when each was written.
+    /// Names below the folder `name`, without the prefix, and when each was written.
     pub(crate) fn list(&self, name: &str) -> BoxStream<'static, Result<(String, Timestamp), Failed>> {
         let what = format!("list {name}");
         (self.observer)(Request::List);
@@ -297,6 +296,11 @@ impl Requests {
         let signed = tokio::time::timeout(PATIENCE, signer.signed_url(method, &path, lifetime)).await;
         let signed = signed.map_err(|_| Failed { what: what(), why: Why::Late })?;
         signed.map(|url| Some(url.to_string())).map_err(|error| failed(what(), error))
+    }
+
+    /// The name as the store has it.
+    pub(crate) fn full_name(&self, name: &str) -> String {
+        self.path(name).map_or_else(|_| name.to_owned(), Into::into)
     }
 
     fn session_metadata(&self) -> Attribute {

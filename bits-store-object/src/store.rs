@@ -13,6 +13,7 @@ use crate::{
     layout::{LARGEST_PART, Layout, SMALLEST_PART},
     memory::Memory,
     names::{self, Handle, Home, Place},
+    owner,
     pending::Pending,
     probe::{self, Conditions, OpenError},
     publish, reading, reply,
@@ -100,6 +101,13 @@ impl ObjectUploads {
             options,
         };
         Ok(Self { shared: Arc::new(shared) })
+    }
+
+    /// Makes the store that of one database of sessions, which `database` identifies, by an object of
+    /// its own; [`OpenError::Taken`] where it is another's. A second database would not know whose the
+    /// staged objects are that it finds.
+    pub async fn belong_to(&self, database: Uuid) -> Result<(), OpenError> {
+        owner::claim(&self.shared, database).await
     }
 
     /// Whether the store refuses to write an object where one stands, when asked to. Where it does

@@ -339,7 +339,8 @@ impl Operation for Purge {
     }
 }
 
-/// Raises `expires_at` of sessions that are under way, at most as many; gives how many.
+/// Raises `expires_at` of those that are under way among the first sessions that seem to have
+/// expired, at most as many; gives how many.
 pub(crate) struct RaiseExpiry(pub(crate) u32);
 
 #[async_trait]

@@ -39,6 +39,11 @@ pub(crate) const STEPS: &[Step] = &[
         Some(include_str!("../migrations/sqlite/0005_notifications.sql")),
         Some(include_str!("../migrations/postgres/0005_sessions.sql"))
     ),
+    step!(
+        6, "identity", oldest 5,
+        Some(include_str!("../migrations/sqlite/0006_identity.sql")),
+        Some(include_str!("../migrations/postgres/0006_identity.sql"))
+    ),
 ];
 
 /// The version that this program needs.

@@ -52,7 +52,10 @@ pub(crate) struct ReplacedPieces(pub(crate) SessionId);
 
 pub(crate) struct List(pub(crate) Filter);
 
-pub(crate) struct Count;
+pub(crate) struct Count {
+    pub(crate) least: u64,
+    pub(crate) per_expired: u32,
+}
 
 pub(crate) struct CountByState(pub(crate) [Duration; 3]);
 
@@ -89,6 +92,8 @@ pub(crate) struct WithPending;
 
 pub(crate) struct Now;
 
+pub(crate) struct Identity;
+
 questions! {
     Load => Option<Found>: |this, connection| {
         connection.first(Statement::new(C::SQL.load).bind(this.0)).await?.as_ref().map(rows::found).transpose()
@@ -102,8 +107,10 @@ questions! {
         all(Statement::new(C::SQL.replaced_pieces).bind(this.0), connection, rows::piece).await
     };
     List => Vec<Session>: |this, connection| all(list::<C>(&this.0), connection, rows::session).await;
-    Count => Census: |_this, connection| {
-        let row = connection.first(Statement::new(C::SQL.census)).await?.ok_or_else(no_row)?;
+    Count => Census: |this, connection| {
+        let least = i64::try_from(this.least).unwrap_or(i64::MAX);
+        let statement = Statement::new(C::SQL.census).bind(least).bind(this.per_expired);
+        let row = connection.first(statement).await?.ok_or_else(no_row)?;
         Ok(Census { live: count(&row, "live")?, expired: count(&row, "expired")? })
     };
     CountByState => Vec<Tally>: |this, connection| {
@@ -155,6 +162,10 @@ questions! {
         let name = |row: &C::Row| row.text("subscriber").map(Option::unwrap_or_default);
         let rows = connection.fetch(Statement::new(C::SQL.subscribers)).await?;
         rows.iter().map(name).collect::<Result<_, _>>().map_err(SessionStoreError::Corrupt)
+    };
+    Identity => Uuid: |_this, connection| {
+        let row = connection.first(Statement::new(C::SQL.identity)).await?.ok_or_else(no_row)?;
+        rows::id(&row, "id").map(|id| id.uuid())
     };
     Now => Timestamp: |_this, connection| {
         let row = connection.first(Statement::new(C::SQL.now)).await?.ok_or_else(no_row)?;
@@ -220,7 +231,7 @@ fn number(row: &impl Columns, column: &'static str) -> Result<i64, SessionStoreE
 }
 
 fn no_row() -> SessionStoreError {
-    SessionStoreError::Corrupt("a count or a clock gave no row".to_owned())
+    SessionStoreError::Corrupt("a count, a clock or an identity gave no row".to_owned())
 }
 
 #[cfg(test)]

@@ -95,6 +95,7 @@ macro_rules! with_statements {
     ($then:ident) => {
         $then! {
             now = concat!("SELECT ", now!(), " AS now");
+            identity = "SELECT id FROM identity";
 
             /// No row where the principal has as many unfinished sessions in the directory as allowed.
             create = concat!(
@@ -215,12 +216,13 @@ macro_rules! with_statements {
             replaced_pieces =
                 "SELECT session, stop, start, id FROM replaced_piece WHERE session = $1 ORDER BY start, stop";
 
-            /// Raises `expires_at` of sessions that made progress since it was set.
+            /// Raises `expires_at` of sessions that made progress since it was set, if they are among
+            /// the first that it has passed of: looking costs the same however many have expired.
             raise_expiry = concat!(
                 "UPDATE session SET expires_at = progressed_at + timeout WHERE ", row!(), " IN \
-                   (SELECT ", row!(), " FROM session \
-                    WHERE expires_at <= ", now!(), " AND progressed_at + timeout > ", now!(), " \
-                    LIMIT $1", skipping_locked!(), ")"
+                   (SELECT ", row!(), " FROM session WHERE expires_at <= ", now!(), " \
+                    ORDER BY expires_at LIMIT $1", skipping_locked!(), ") \
+                 AND progressed_at + timeout > ", now!()
             );
             cleaned = "UPDATE tombstone SET unclean = 0 WHERE id = $1 AND unclean = 1";
             purge = concat!(
@@ -241,8 +243,10 @@ macro_rules! with_statements {
                  FROM tombstone WHERE id = $1"
             );
             census = concat!(
-                "SELECT (SELECT count(*) FROM session) AS live, \
-                   (SELECT count(*) FROM session WHERE ", expired!(), ") AS expired"
+                "WITH past AS (SELECT count(*) AS expired FROM session WHERE ", expired!(), ") \
+                 SELECT expired, (SELECT count(*) FROM \
+                   (SELECT 1 FROM session LIMIT (SELECT ", greatest!("$1", "$2 * expired"), " FROM past)) AS counted) AS live \
+                 FROM past"
             );
             tally = concat!(
                 "SELECT state, count(*) AS sessions, \

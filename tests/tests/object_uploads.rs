@@ -143,7 +143,6 @@ fn into_azurite() {
 /// A server that dies at each point between memory and store.
 #[test]
 fn no_crash_loses_what_was_acknowledged() {
-    let store = ObjectStore::small();
     for (at, point) in [
         "fragment-before-commit",
         "fragment-after-commit",
@@ -158,6 +157,7 @@ fn no_crash_loses_what_was_acknowledged() {
         for size in [5000, 9 * MIB] {
             let path = format!("/upload/{at}-{size}");
             let content = pattern(at as u64, size as usize);
+            let store = ObjectStore::small();
             let mut server = Server::prepare(options(&store, SQLITE, "").env("BITS_FAULT", point));
             server.launch();
             let session = server.raw().create(&path);
@@ -173,7 +173,7 @@ fn no_crash_loses_what_was_acknowledged() {
     }
 }
 
-/// Such as one that an operator tries out, or that came up with the wrong `state.url`.
+/// Such as one that an operator tries out, or that came up with the wrong `state.url`. It is told.
 #[test]
 fn a_server_with_other_sessions_deletes_nothing_in_the_same_place() {
     let store = ObjectStore::small();
@@ -185,7 +185,11 @@ fn a_server_with_other_sessions_deletes_nothing_in_the_same_place() {
     assert_next(&raw.fragment("/upload/file", &session, 0, &content[..cut], content.len() as u64), cut as u64);
     let staged = objects(&store);
     assert!(staged.iter().any(|name| name.contains("BITS-Sessions")), "{staged:?}");
-    let other = Server::start(options(&store, SQLITE, "cleanup_interval = \"1s\""));
+    let other = options(&store, SQLITE, "cleanup_interval = \"1s\"");
+    assert_ends(&store, "BITS-Sessions/database says that another session database has this place", 1);
+    // Whoever deletes the object is believed, and what is staged stays for a month all the same.
+    bucket::delete(&store, bucket::OWNER);
+    let other = Server::start(other);
     let sweeps = || other.metric("bits_sweep_seconds_count{result=\"done\"}");
     wait_until("its first sweep is over", || sweeps() >= 2.0);
     assert!(other.metric("bits_object_store_requests_total{request=\"list\"}") >= 1.0);

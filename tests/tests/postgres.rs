@@ -215,8 +215,8 @@ fn what_is_wrong_with_the_database_is_said() {
         (other("correct%20horse", "wrong"), ["refuses the login", "bits@127.0.0.1", "check user and password"]),
         (format!("{ready}_not"), ["there is no such database", "_not", "createdb"]),
         (other("bits:", "weak:"), ["lacks rights", "weak@127.0.0.1", "grant them"]),
-        (empty, ["schema version 0", "needs 5", "bits-server migrate"]),
-        (newer, ["schema version 99", "none above 5", "newer"]),
+        (empty, ["schema version 0", "needs 6", "bits-server migrate"]),
+        (newer, ["schema version 99", "none above 6", "newer"]),
     ] {
         let config = format!("[state]\nurl = \"{url}\"\n");
         let mut server = Server::prepare(ServerOptions::new().config(&config));

@@ -173,12 +173,13 @@ impl SessionStore for MemorySessions {
         Ok(sessions)
     }
 
-    async fn census(&self) -> Result<Census, SessionStoreError> {
+    async fn census(&self, least: u64, per_expired: u32) -> Result<Census, SessionStoreError> {
         let now = self.clock.now();
         let rows = self.rows();
         let live = || rows.values().filter_map(Row::live);
-        let expired = live().filter(|session| session.expires_at() <= now).count();
-        Ok(Census { live: live().count() as u64, expired: expired as u64 })
+        let expired = live().filter(|session| session.expires_at() <= now).count() as u64;
+        let counted = least.max(expired * u64::from(per_expired));
+        Ok(Census { live: counted.min(live().count() as u64), expired })
     }
 
     async fn tally(&self, idle: [Duration; 3]) -> Result<Vec<Tally>, SessionStoreError> {

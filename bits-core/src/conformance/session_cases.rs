@@ -105,7 +105,7 @@ pub(super) async fn the_limit_holds_in_a_race(probe: impl SessionProbe) {
     let (created, refused): (Vec<_>, Vec<_>) = results.into_iter().partition(Result::is_ok);
     assert_eq!(created.len(), 4);
     refused.into_iter().for_each(assert_limit);
-    assert_eq!(probe.store().census().await.unwrap().live, 4);
+    assert_eq!(probe.store().census(100, 1).await.unwrap().live, 4);
 }
 
 /// Every change of every state is what [`Session::apply`] says, or is not made.
@@ -544,7 +544,7 @@ pub(super) async fn old_tombstones_are_purged(probe: impl SessionProbe) {
 /// Live sessions past their time are counted and listed, in every state.
 pub(super) async fn expired_sessions_are_found(probe: impl SessionProbe) {
     let store = probe.store();
-    assert_eq!(store.census().await.unwrap(), Census::default());
+    assert_eq!(store.census(100, 1).await.unwrap(), Census::default());
     let mut expected = Vec::new();
     for stage in Stage::ALL {
         for timeout in [SHORT, HOUR] {
@@ -564,7 +564,11 @@ pub(super) async fn expired_sessions_are_found(probe: impl SessionProbe) {
     assert_eq!(expired, expected);
     assert_eq!(store.expired(2).await.unwrap().len(), 2);
     let (stages, expired) = (Stage::ALL.len() as u64, expected.len() as u64);
-    assert_eq!(store.census().await.unwrap(), Census { live: stages * 2 - 1, expired });
+    for (least, per_expired, live) in
+        [(100, 1, stages * 2 - 1), (0, 100, stages * 2 - 1), (0, 1, expired), (expired + 1, 1, expired + 1), (0, 0, 0)]
+    {
+        assert_eq!(store.census(least, per_expired).await.unwrap(), Census { live, expired });
+    }
     assert!(matches!(load(store, over.id).await, Some(Found::Ended(_))));
 }
 

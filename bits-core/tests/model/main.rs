@@ -454,7 +454,7 @@ impl World {
         self.shaky = [false; 2];
         self.sweep(2 * TIMEOUT.as_secs());
         self.sweep(2 * TIMEOUT.as_secs());
-        assert_eq!(ready(self.server.sessions.census()).unwrap().live, 0);
+        assert_eq!(ready(self.server.sessions.census(1, 1)).unwrap().live, 0);
         assert_eq!(ready(self.server.sessions.unclean(None, 9)).unwrap(), []);
         self.server.uploads.forget_multiparts(|_| false);
         if !self.littered {

@@ -21,6 +21,7 @@ use bits_core::{
     Census, Commit, Delivery, Filter, Found, Keep, NewSession, Outbox, OutboxEvent, Piece, Session, SessionId,
     SessionStore, SessionStoreError, Subscriber, Tally, Timestamp, Tombstone, Transition,
 };
+use uuid::Uuid;
 
 pub use self::open::PostgresError;
 use self::{database::Database, open::Server};
@@ -29,8 +30,8 @@ use crate::{
     connection::{Connection, Operation, Statement},
     outbox::{Claim, Delivered, Forget, Postpone, Subscribers, Trim},
     reads::{
-        Count, CountByState, Expired, List, Load, NextDue, Now, Pending, Pieces, Recent, ReplacedPieces, Unclean,
-        Unpublished, WithPending,
+        Count, CountByState, Expired, Identity, List, Load, NextDue, Now, Pending, Pieces, Recent, ReplacedPieces,
+        Unclean, Unpublished, WithPending,
     },
 };
 
@@ -79,6 +80,11 @@ impl PostgresSessions {
         Server::of(url)?.migrate().await
     }
 
+    /// Which database this is: the same for all that use it, in all its copies and backups.
+    pub async fn identity(&self) -> Result<Uuid, SessionStoreError> {
+        self.database.run(Identity).await
+    }
+
     /// Finishes what is under way and closes the connections. Later calls of other methods fail as
     /// unavailable.
     pub async fn close(&self) {
@@ -119,8 +125,8 @@ impl SessionStore for PostgresSessions {
         self.database.run(List(filter.clone())).await
     }
 
-    async fn census(&self) -> Result<Census, SessionStoreError> {
-        self.database.run(Count).await
+    async fn census(&self, least: u64, per_expired: u32) -> Result<Census, SessionStoreError> {
+        self.database.run(Count { least, per_expired }).await
     }
 
     async fn tally(&self, idle: [Duration; 3]) -> Result<Vec<Tally>, SessionStoreError> {
@@ -128,7 +134,8 @@ impl SessionStore for PostgresSessions {
     }
 
     async fn expired(&self, limit: u32) -> Result<Vec<Session>, SessionStoreError> {
-        while self.database.run(RaiseExpiry(RAISED_AT_ONCE)).await? >= u64::from(RAISED_AT_ONCE) {}
+        // Until the first of them are all past their time: what comes after is no matter yet.
+        while self.database.run(RaiseExpiry(limit.max(RAISED_AT_ONCE))).await? > 0 {}
         self.database.run(Expired(limit)).await
     }
 

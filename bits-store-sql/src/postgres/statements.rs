@@ -125,9 +125,10 @@ pub(super) const SETTINGS: &str = "SELECT current_setting('server_version_num'):
     pg_is_in_recovery() OR current_setting('transaction_read_only')::BOOLEAN";
 /// What this user may not do with the tables.
 pub(super) const MISSING_RIGHTS: &str = "SELECT string_agg(privilege || ' on ' || name, ', ') \
-    FROM unnest(ARRAY['session', 'tombstone', 'piece', 'replaced_piece', 'outbox', \
-      'unfinished_of_directory', 'unfinished_of_user']) AS name, \
-      unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS privilege \
+    FROM (SELECT name, privilege FROM unnest(ARRAY['session', 'tombstone', 'piece', 'replaced_piece', 'outbox', \
+        'unfinished_of_directory', 'unfinished_of_user']) AS name, \
+        unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS privilege \
+      UNION ALL SELECT 'identity', 'SELECT') AS needed \
     WHERE NOT has_table_privilege(name, privilege)";
 
 pub(super) fn list(by: ListBy) -> String {
@@ -199,6 +200,26 @@ mod tests {
                 let walked = plan.contains(&format!("Seq Scan on {table} "));
                 assert!(!walked || WALKS.contains(&(name, table)), "{name} walks {table}:\n{plan}");
             }
+        }
+        connection.close().await.unwrap();
+    }
+
+    /// However many have expired, those that only seem to have are looked for among the first alone.
+    #[tokio::test]
+    async fn a_look_for_expired_sessions_is_bounded() {
+        let mut connection = connect().await;
+        for (number, progressed_at) in [(1, 0), (2, 0), (3, i64::from(u32::MAX) << 10)] {
+            let session = format!(
+                "INSERT INTO session (id, principal, address, directory, destination, storage, folder, key, state, epoch, \
+                   fragment_seen, received, synced, incarnation, created_at, progressed_at, timeout, expires_at) \
+                 VALUES (gen_random_uuid(), '', '', '/', '/' || {number}, '', '', '', 'receiving', 0, 0, 0, 0, '', \
+                   0, {progressed_at}, 1, {number})"
+            );
+            sqlx::raw_sql(sqlx::AssertSqlSafe(session)).execute(&mut connection).await.unwrap();
+        }
+        for (limit, raised) in [(2_i64, 0), (3, 1), (3, 0)] {
+            let result = sqlx::query(SQL.raise_expiry).bind(limit).execute(&mut connection).await.unwrap();
+            assert_eq!(result.rows_affected(), raised, "among {limit}");
         }
         connection.close().await.unwrap();
     }

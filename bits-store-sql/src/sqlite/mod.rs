@@ -29,6 +29,7 @@ use bits_core::{
 use sqlx::{ConnectOptions, Connection};
 use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use uuid::Uuid;
 
 pub use self::open::OpenError;
 use self::{open::File, reader::Reader, writer::Writer};
@@ -37,8 +38,8 @@ use crate::{
     migrations::NEWEST,
     outbox::{Claim, Delivered, Forget, Postpone, Subscribers, Trim},
     reads::{
-        Count, CountByState, Expired, List, Load, NextDue, Now, Pending, Pieces, Recent, ReplacedPieces, Unclean,
-        Unpublished, WithPending,
+        Count, CountByState, Expired, Identity, List, Load, NextDue, Now, Pending, Pieces, Recent, ReplacedPieces,
+        Unclean, Unpublished, WithPending,
     },
 };
 
@@ -101,6 +102,11 @@ impl SqliteSessions {
         Ok(NEWEST)
     }
 
+    /// Which database this is: the same for all that use it, in all its copies and backups.
+    pub async fn identity(&self) -> Result<Uuid, SessionStoreError> {
+        self.reader.read(Identity).await
+    }
+
     /// Commits what is under way, empties the log and closes the file. Later calls of other
     /// methods fail as unavailable.
     ///
@@ -146,8 +152,8 @@ impl SessionStore for SqliteSessions {
         self.reader.read(List(filter.clone())).await
     }
 
-    async fn census(&self) -> Result<Census, SessionStoreError> {
-        self.reader.read(Count).await
+    async fn census(&self, least: u64, per_expired: u32) -> Result<Census, SessionStoreError> {
+        self.reader.read(Count { least, per_expired }).await
     }
 
     async fn tally(&self, idle: [Duration; 3]) -> Result<Vec<Tally>, SessionStoreError> {
@@ -155,7 +161,8 @@ impl SessionStore for SqliteSessions {
     }
 
     async fn expired(&self, limit: u32) -> Result<Vec<Session>, SessionStoreError> {
-        while self.writer.commit(RaiseExpiry(RAISED_AT_ONCE)).await? >= u64::from(RAISED_AT_ONCE) {}
+        // Until the first of them are all past their time: what comes after is no matter yet.
+        while self.writer.commit(RaiseExpiry(limit.max(RAISED_AT_ONCE))).await? > 0 {}
         self.reader.read(Expired(limit)).await
     }
 

@@ -124,10 +124,13 @@ mod tests {
     /// index that holds only what is asked for; tables of a few rows.
     const WALKS: &[(&str, &str)] = &[
         ("census", "SCAN session USING COVERING INDEX"),
+        ("census", "SCAN past"),
+        ("census", "SCAN counted"),
         ("tally", "SCAN clock"),
         ("tally", "SCAN session"),
         ("create", "SCAN clock"),
         ("add_gap", "SCAN clock"),
+        ("identity", "SCAN identity"),
         ("subscribers", "SCAN outbox USING COVERING INDEX"),
         ("advance_all", "SCAN json_each VIRTUAL TABLE"),
     ];
@@ -170,6 +173,25 @@ mod tests {
         let (_folder, mut connection) = connect().await;
         for (name, sql) in SQL.all().into_iter().chain([("advance_all", ADVANCE_ALL)]) {
             assert_indexed(&mut connection, name, sql).await;
+        }
+    }
+
+    /// However many have expired, those that only seem to have are looked for among the first alone.
+    #[tokio::test]
+    async fn a_look_for_expired_sessions_is_bounded() {
+        let (_folder, mut connection) = connect().await;
+        for (number, progressed_at) in [(1, 0), (2, 0), (3, i64::from(u32::MAX) << 10)] {
+            let session = format!(
+                "INSERT INTO session (id, principal, address, directory, destination, storage, folder, key, state, epoch, \
+                   fragment_seen, received, synced, incarnation, created_at, progressed_at, timeout, expires_at) \
+                 VALUES (randomblob(16), '', '', '/', '/' || {number}, '', '', '', 'receiving', 0, 0, 0, 0, '', \
+                   0, {progressed_at}, 1, {number})"
+            );
+            sqlx::raw_sql(sqlx::AssertSqlSafe(session)).execute(&mut connection).await.unwrap();
+        }
+        for (limit, raised) in [(2_i64, 0), (3, 1), (3, 0)] {
+            let result = sqlx::query(SQL.raise_expiry).bind(limit).execute(&mut connection).await.unwrap();
+            assert_eq!(result.rows_affected(), raised, "among {limit}");
         }
     }
 

@@ -6,13 +6,18 @@ use futures_util::TryStreamExt;
 use object_store::{ObjectStore as _, ObjectStoreExt, path::Path};
 use tests::ObjectStore;
 
-/// The names of all objects of the store's prefix, without it.
+/// Says which database of sessions the store's prefix belongs to.
+pub(crate) const OWNER: &str = "BITS-Sessions/database";
+
+/// The names of all objects of the store's prefix, without it, and but for the one that says whose it
+/// is.
 pub(crate) fn objects(store: &ObjectStore) -> Vec<String> {
     run(store, async |backend| {
         let listed: Vec<_> = backend.objects.list(Some(&backend.prefix)).try_collect().await.unwrap();
         let prefix = format!("{}/", backend.prefix);
         let mut names: Vec<_> =
             listed.into_iter().map(|meta| meta.location.as_ref().trim_start_matches(&prefix).to_owned()).collect();
+        names.retain(|name| name != OWNER);
         names.sort();
         names
     })
@@ -38,6 +43,15 @@ pub(crate) fn put(store: &ObjectStore, name: &str, content: &[u8]) {
     run(store, async |backend| {
         let path = Path::parse(format!("{}/{name}", backend.prefix)).unwrap();
         backend.objects.put(&path, content.clone().into()).await.unwrap();
+    });
+}
+
+/// Deletes an object as an administrator does.
+#[allow(dead_code, reason = "not all tests have an administrator")]
+pub(crate) fn delete(store: &ObjectStore, name: &str) {
+    run(store, async |backend| {
+        let path = Path::parse(format!("{}/{name}", backend.prefix)).unwrap();
+        backend.objects.delete(&path).await.unwrap();
     });
 }
 
