@@ -121,6 +121,9 @@ impl Found {
         }
         match (&self.etag, &now.etag) {
             (Some(one), Some(other)) => (one != other).then(|| format!("its entity tag was {one} and is {other} now")),
+            (Some(one), None) if self.modified.is_none() && now.modified.is_none() => {
+                Some(format!("its entity tag was {one}, and now nothing tells what it is"))
+            }
             _ => (self.modified != now.modified).then(|| "it was modified".to_owned()),
         }
     }
@@ -412,6 +415,7 @@ mod tests {
         assert_eq!(first.difference(&found(5, None, Some("then"))), None);
         assert!(first.difference(&found(5, None, Some("now"))).is_some());
         assert!(first.difference(&found(5, None, None)).is_some());
+        assert!(found(5, Some("\"a\""), None).difference(&found(5, None, None)).is_some());
     }
 
     #[test]

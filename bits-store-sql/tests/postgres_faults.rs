@@ -392,5 +392,5 @@ async fn many_migrate_at_once() {
     let url = Postgres::shared().database();
     let opened = futures_util::future::join_all((0..6).map(|_| PostgresSessions::migrate(&url))).await;
     assert!(opened.iter().all(Result::is_ok), "{opened:?}");
-    assert_eq!(psql(&url, "SELECT count(*) FROM bits_schema"), "1");
+    assert_eq!(psql(&url, "SELECT count(*) - count(DISTINCT version) FROM bits_schema"), "0");
 }
