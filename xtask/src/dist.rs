@@ -67,12 +67,24 @@ fn release_deb() -> Result<PathBuf> {
 /// A Debian package of the programs that were built in this profile.
 pub(crate) fn deb(profile: &str, options: &[&str]) -> Result<PathBuf> {
     let built = shell::target_dir().join(if profile == "dev" { "debug" } else { profile });
-    shell::run(Command::new(built.join("manual")).arg("commands").arg(built.join("manual-pages")))?;
+    let pages = built.join("manual-pages");
+    shell::run(Command::new(built.join("manual")).arg("commands").arg(&pages))?;
+    compress(&pages.join("man"))?;
     let package = folder(if profile == "dev" { "dist-debug" } else { "dist" })?.join("bits-server.deb");
     let output = package.to_string_lossy();
     let fixed = ["--no-build", "--package", "bits-server", "--profile", profile, "--output", &output];
     tools::run(&tools::DEB, &[&fixed, options].concat())?;
     Ok(package)
+}
+
+/// As Debian has its man pages, all of the same bytes on each machine.
+fn compress(folder: &Path) -> Result<()> {
+    let mut pages = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        pages.push(entry?.path());
+    }
+    pages.retain(|page: &PathBuf| page.extension().is_none_or(|extension| extension != "gz"));
+    shell::run(Command::new("gzip").args(["--best", "--force", "--no-name"]).args(pages))
 }
 
 fn static_server(install: bool) -> Result<PathBuf> {
@@ -81,7 +93,8 @@ fn static_server(install: bool) -> Result<PathBuf> {
     let mut build = cargo(["build", "--release", "--locked", "--package", "bits-server", "--bin", "bits-server"]);
     build.args(["--target", STATIC_TARGET, "--features", &features]);
     // Rust brings the rest; `rustup target add` says how where it is missing.
-    shell::run(build.env("CC_x86_64_unknown_linux_musl", "musl-gcc"))?;
+    build.env("CC_x86_64_unknown_linux_musl", "musl-gcc").env("CARGO_PROFILE_RELEASE_STRIP", "symbols");
+    shell::run(&mut build)?;
     let context = folder("dist/static")?;
     let program = shell::target_dir().join(STATIC_TARGET).join("release/bits-server");
     fs::copy(program, context.join("bits-server"))?;
