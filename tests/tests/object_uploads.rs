@@ -19,6 +19,11 @@ const MIB: u64 = 1 << 20;
 /// Where sessions are kept.
 const SQLITE: &str = "";
 
+/// Sessions in a PostgreSQL database of their own.
+fn postgres() -> String {
+    format!("[state]\nurl = \"{}\"\nmigrate = true", Postgres::shared().database())
+}
+
 fn options(store: &ObjectStore, state: &str, directory: &str) -> ServerOptions {
     let directory = format!("[[directories]]\nurl_path = \"/upload\"\ndownload_enabled = true\n{directory}\n");
     ServerOptions::new().config(&format!("{state}\n{}{directory}", store.lines()))
@@ -140,6 +145,11 @@ fn into_azurite() {
     everything(&ObjectStore::azurite(), SQLITE);
 }
 
+#[test]
+fn into_azurite_with_sessions_in_postgres() {
+    everything(&ObjectStore::azurite(), &postgres());
+}
+
 /// A server that dies at each point between memory and store.
 #[test]
 fn no_crash_loses_what_was_acknowledged() {
@@ -203,10 +213,9 @@ fn a_server_with_other_sessions_deletes_nothing_in_the_same_place() {
 fn one_server_at_a_time_tells_the_application() {
     let slow = Behaviour::Slow(Duration::from_secs(3), Box::new(Behaviour::reply(b"late")));
     let application = tests::Application::start(slow);
-    let (store, url) = (ObjectStore::small(), Postgres::shared().database());
-    let state = format!("[state]\nurl = \"{url}\"\nmigrate = true");
+    let store = ObjectStore::small();
     let lines = application.lines("by-value", "maximum_upload_size = \"1GiB\"");
-    let options = options(&store, &state, &lines);
+    let options = options(&store, &postgres(), &lines);
     let servers = [Server::start(options.clone()), Server::start(options)];
     let session = servers[0].raw().create("/upload/file");
     let mut first = servers[0].raw();
