@@ -152,6 +152,25 @@ async fn a_newer_schema_that_only_adds_is_worked_with() {
     assert!(matches!(error, OpenError::TooNew { found: 77, supported, .. } if supported == newest), "{error}");
 }
 
+/// A file of the version before is migrated beside a program that has uploads under way in it.
+#[tokio::test]
+async fn the_version_before_is_migrated_under_its_sessions() {
+    let (_folder, path) = in_folder();
+    let newest = SqliteSessions::migrate(&path).await.unwrap();
+    let store = open(&path).await;
+    let session = begun(&store, &new_session()).await;
+    execute(&path, "DROP TABLE identity; DELETE FROM _sqlx_migrations WHERE version = 6").await;
+    let session = live(store.commit(&session, &advance(4, &[], true)).await);
+    let error = refused(&path, CLOSED).await;
+    assert!(matches!(error, OpenError::TooOld { found: 5, .. }), "{error}");
+    assert_eq!(SqliteSessions::migrate(&path).await.unwrap(), newest);
+    let session = live(store.commit(&session, &advance(5, &[], true)).await);
+    let again = SqliteSessions::open(&path, CLOSED).await.unwrap();
+    let session = live(again.commit(&session, &advance(6, &[], true)).await);
+    assert_eq!(load_live(&store, session.id).await, session);
+    assert!(matches!(store.commit(&session, &Transition::End(Ending::Closed)).await, Ok(Commit::Ended(_))));
+}
+
 /// The counts that quotas go by are made from what an older version left.
 #[tokio::test]
 async fn unfinished_bytes_are_counted_by_the_migration() {

@@ -386,6 +386,26 @@ async fn a_newer_schema_that_only_adds_is_worked_with() {
     assert!(matches!(refused, Some(PostgresError::TooNew { found, .. }) if found == version + 2), "{refused:?}");
 }
 
+/// A database of the version before is migrated under a server that has uploads under way in it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_version_before_is_migrated_under_its_sessions() {
+    let url = Postgres::shared().database();
+    let store = open(&url).await;
+    let version: i64 = psql(&url, "SELECT max(version) FROM bits_schema").parse().unwrap();
+    let mut session = live(store.commit(&store.create(&new_session()).await.unwrap(), &begin(10)).await);
+    psql(&url, "BEGIN; DROP TABLE identity; DELETE FROM bits_schema WHERE version = 6; COMMIT");
+    for to in 1..=8 {
+        session = live(store.commit(&session, &advance(to, "boot", &[])).await);
+    }
+    let refused = PostgresSessions::open(&url, PostgresOptions::default()).await.err();
+    assert!(matches!(refused, Some(PostgresError::TooOld { found: 5, .. })), "{refused:?}");
+    assert_eq!(PostgresSessions::migrate(&url).await.unwrap(), version);
+    let session = live(store.commit(&session, &advance(9, "boot", &[])).await);
+    let again = PostgresSessions::open(&url, PostgresOptions::default()).await.unwrap();
+    let session = live(again.commit(&session, &advance(10, "boot", &[])).await);
+    assert_eq!(store.load(session.id).await.unwrap(), Some(Found::Live(session)));
+}
+
 /// Many servers that migrate at once make one schema.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_migrate_at_once() {
