@@ -56,7 +56,6 @@ mod spans;
 mod start;
 #[cfg(all(feature = "fs", feature = "sqlite"))]
 pub mod stores;
-#[cfg(all(feature = "fs", feature = "sqlite"))]
 mod sys;
 #[cfg(all(feature = "fs", feature = "sqlite"))]
 mod systemd;

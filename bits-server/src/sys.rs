@@ -2,11 +2,12 @@
 
 use std::{fs::File, io, os::fd::AsFd};
 
-use rustix::process::{Resource, getrlimit, setrlimit};
-
 /// Raises the number of files that may be open to what the system allows: each connection and
 /// each upload under way is one.
+#[cfg(all(feature = "fs", feature = "sqlite"))]
 pub(crate) fn raise_file_limit() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+
     let mut limit = getrlimit(Resource::Nofile);
     if limit.current == limit.maximum {
         return;
