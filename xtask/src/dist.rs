@@ -68,6 +68,10 @@ fn release_deb() -> Result<PathBuf> {
 pub(crate) fn deb(profile: &str, options: &[&str]) -> Result<PathBuf> {
     let built = shell::target_dir().join(if profile == "dev" { "debug" } else { profile });
     let pages = built.join("manual-pages");
+    if pages.exists() {
+        // Nothing of commands that are no more.
+        fs::remove_dir_all(&pages)?;
+    }
     shell::run(Command::new(built.join("manual")).arg("commands").arg(&pages))?;
     compress(&pages.join("man"))?;
     let package = folder(if profile == "dev" { "dist-debug" } else { "dist" })?.join("bits-server.deb");
@@ -79,12 +83,7 @@ pub(crate) fn deb(profile: &str, options: &[&str]) -> Result<PathBuf> {
 
 /// As Debian has its man pages, all of the same bytes on each machine.
 fn compress(folder: &Path) -> Result<()> {
-    let mut pages = Vec::new();
-    for entry in fs::read_dir(folder)? {
-        pages.push(entry?.path());
-    }
-    pages.retain(|page: &PathBuf| page.extension().is_none_or(|extension| extension != "gz"));
-    shell::run(Command::new("gzip").args(["--best", "--force", "--no-name"]).args(pages))
+    shell::run(Command::new("gzip").args(["--best", "--no-name", "--recursive"]).arg(folder))
 }
 
 fn static_server(install: bool) -> Result<PathBuf> {
@@ -130,7 +129,9 @@ fn collect_sbom(made: &Path) -> Result<()> {
     for member in members()? {
         let written = member.join("sbom.cdx.json");
         if member.ends_with("bits-server") {
-            fs::copy(&written, made)?;
+            // Where it was built is nobody's business.
+            let list = fs::read_to_string(&written)?;
+            fs::write(made, list.replace(&*shell::root().to_string_lossy(), ""))?;
         }
         if written.exists() {
             fs::remove_file(written)?;
