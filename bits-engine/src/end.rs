@@ -8,6 +8,8 @@ use bits_core::{
     Transition, Upload,
 };
 
+use tracing::Instrument;
+
 use crate::{
     engine::{Call, Engine, Inner, chain, row_refusal},
     faults::fault,
@@ -165,7 +167,8 @@ impl Inner {
                 turn = Some(self.take_turn(id, &session.storage).await);
                 continue;
             };
-            self.cancel_step(&session, turn, OPERATOR_WAIT).await.map_err(CancelError::Refused)?;
+            let step = self.cancel_step(&session, turn, OPERATOR_WAIT).instrument(spans::end(id));
+            step.await.map_err(CancelError::Refused)?;
         }
         Err(CancelError::Refused(Refusal::Unavailable))
     }
@@ -209,9 +212,12 @@ impl Inner {
     /// Cleans up after a session that ended outside of its turn, as at an operator's word; whether
     /// it is clean. Who still writes to it is cut off, and nobody starts to.
     pub(crate) async fn clean_in_turn(&self, tombstone: &Tombstone) -> bool {
-        let _turn = self.take_turn(tombstone.id, &tombstone.storage).await;
-        self.cache.remove(tombstone.id);
-        self.clean(tombstone).await
+        let cleaning = async {
+            let _turn = self.take_turn(tombstone.id, &tombstone.storage).await;
+            self.cache.remove(tombstone.id);
+            self.clean(tombstone).await
+        };
+        cleaning.instrument(spans::clean(tombstone.id)).await
     }
 
     /// Deletes what is staged for an ended session; whether it is clean. A failure is logged; the

@@ -17,7 +17,7 @@ use crate::{
     cache::Cache,
     directories::{Directories, Route},
     faults::fault,
-    maintain::{Sweep, Watch},
+    maintain::{Chore, Watch},
     notify::Notifier,
     publish::Jobs,
     queue::Queues,
@@ -86,8 +86,8 @@ pub(crate) struct Inner {
     /// Cuts off every body.
     pub(crate) stop: CancellationToken,
     events: Arc<dyn Fn(&SessionEvent) + Send + Sync>,
-    /// Told of sweeps; none where one failed.
-    pub(crate) sweeps: Arc<dyn Fn(Option<Sweep>, Duration) + Send + Sync>,
+    /// Told of maintenance.
+    pub(crate) chores: Arc<dyn Fn(Chore) + Send + Sync>,
 }
 
 /// Puts an engine together.
@@ -98,7 +98,7 @@ pub struct EngineBuilder {
     notifier: Option<Arc<dyn Notifier>>,
     limits: Limits,
     events: Arc<dyn Fn(&SessionEvent) + Send + Sync>,
-    sweeps: Arc<dyn Fn(Option<Sweep>, Duration) + Send + Sync>,
+    chores: Arc<dyn Fn(Chore) + Send + Sync>,
 }
 
 impl EngineBuilder {
@@ -130,11 +130,10 @@ impl EngineBuilder {
         self
     }
 
-    /// Calls `observer` after every sweep of [`Engine::maintain`] with what came of it, none where
-    /// a store failed, and how long it took. It must not block.
+    /// Calls `observer` with every [`Chore`] of maintenance, when it is done. It must not block.
     #[must_use]
-    pub fn on_sweep(mut self, observer: impl Fn(Option<Sweep>, Duration) + Send + Sync + 'static) -> Self {
-        self.sweeps = Arc::new(observer);
+    pub fn on_chore(mut self, observer: impl Fn(Chore) + Send + Sync + 'static) -> Self {
+        self.chores = Arc::new(observer);
         self
     }
 
@@ -156,7 +155,7 @@ impl EngineBuilder {
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
             events: self.events,
-            sweeps: self.sweeps,
+            chores: self.chores,
         };
         inner.complete()
     }
@@ -218,7 +217,7 @@ impl Engine {
             tasks: old.tasks.clone(),
             stop: old.stop.clone(),
             events: old.events.clone(),
-            sweeps: old.sweeps.clone(),
+            chores: old.chores.clone(),
         };
         inner.complete()
     }
@@ -232,7 +231,7 @@ impl Engine {
             notifier: None,
             limits: Limits::default(),
             events: Arc::new(|_| {}),
-            sweeps: Arc::new(|_, _| {}),
+            chores: Arc::new(|_| {}),
         }
     }
 

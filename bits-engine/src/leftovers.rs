@@ -11,7 +11,10 @@ use bits_core::{
 };
 use futures_util::StreamExt;
 
-use crate::engine::{Inner, chain};
+use crate::{
+    engine::{Inner, chain},
+    maintain::Chore,
+};
 
 /// Who still reads what was just replaced gets it.
 const GRACE: Duration = Duration::from_secs(30);
@@ -125,7 +128,9 @@ impl Inner {
             tracing::error!(error = %chain(&error), "staged bytes could not be deleted; the next sweep tries again");
             return Ok(0);
         }
-        Ok(orphans.len() as u64)
+        let deleted = orphans.len() as u64;
+        (self.chores)(Chore::Orphans(deleted));
+        Ok(deleted)
     }
 
     /// What the row of a live session names.

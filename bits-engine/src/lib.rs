@@ -7,10 +7,10 @@
 //! Work on a session runs in tasks of its own: dropping the future of [`Engine::handle`], as a
 //! server does when a connection breaks, loses nothing that was received.
 //!
-//! For traces there are spans of the crate `tracing` with the target `spans`: `prepare`, `notify`
-//! and `publish`, with the session as a number of 128 bits in `session`, and in `error` why it went
-//! wrong. In the span that [`Engine::handle`] is called in, `session` is recorded once the session
-//! is found to be the caller's.
+//! For traces there are spans of the crate `tracing` with the target `spans`: `prepare`, `notify`,
+//! `publish`, `end` and `clean`, with the session as a number of 128 bits in `session`, and in
+//! `error` why it went wrong. In the span that [`Engine::handle`] or [`Engine::open_reply`] is
+//! called in, `session` is recorded once the session is found to be the caller's.
 
 mod body;
 mod cache;
@@ -35,7 +35,7 @@ pub use body::{Body, Fate};
 pub use directories::{Directories, DuplicateUrlPath};
 pub use end::CancelError;
 pub use engine::{Caller, Engine, EngineBuilder, Incomplete, Limits};
-pub use maintain::Sweep;
+pub use maintain::{Chore, Sweep};
 pub use notify::{Answer, Notice, Notifier, NotifyError};
 
 /// Its examples are tried.

@@ -5,10 +5,12 @@ use std::{sync::Arc, time::Duration};
 use bits_core::{Ending, Filter, Found, Session, SessionId, SessionStoreError, Timestamp};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
 
 use crate::{
     engine::{Engine, Inner, chain},
     fragment::ATTEMPTS,
+    spans,
 };
 
 /// Sessions that are looked at in one go.
@@ -40,6 +42,25 @@ pub enum Sweep {
         /// All live sessions.
         live: u64,
     },
+}
+
+/// A piece of maintenance that is done, for whoever counts it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Chore {
+    /// A sweep of [`Engine::maintain`].
+    Swept {
+        /// What came of it; none where a store failed.
+        outcome: Option<Sweep>,
+        /// How long it took.
+        took: Duration,
+    },
+    /// What one ended session had left was deleted, later than with its end.
+    Cleaned,
+    /// As many staged objects were deleted that no session needs.
+    Orphans(u64),
+    /// As many tombstones were forgotten.
+    Forgotten(u64),
 }
 
 /// A moment by both clocks.
@@ -110,7 +131,7 @@ impl Engine {
                 *swept = Some(Instant::now());
                 let began = Instant::now();
                 let done = inner.sweep_checked(trust, &until).await;
-                (inner.sweeps)(done.as_ref().ok().copied(), began.elapsed());
+                (inner.chores)(Chore::Swept { outcome: done.as_ref().ok().copied(), took: began.elapsed() });
                 log(done.map(report));
                 log(inner.delete_orphans(|| until.is_over()).await.map(report_orphans));
             }
@@ -182,7 +203,10 @@ impl Inner {
             if until.is_over() {
                 return Ok(true);
             }
-            cleaning.failed += u64::from(!self.clean_in_turn(tombstone).await);
+            match self.clean_in_turn(tombstone).await {
+                true => (self.chores)(Chore::Cleaned),
+                false => cleaning.failed += 1,
+            }
             cleaning.after = Some((tombstone.ended_at, tombstone.id));
         }
         let over = unclean.len() < BATCH as usize;
@@ -229,8 +253,13 @@ impl Inner {
     }
 
     async fn purge(&self, until: &Until) -> Result<(), SessionStoreError> {
-        while self.sessions.purge(BATCH).await? >= u64::from(BATCH) && !until.is_over() {}
-        Ok(())
+        loop {
+            let forgotten = self.sessions.purge(BATCH).await?;
+            (self.chores)(Chore::Forgotten(forgotten));
+            if forgotten < u64::from(BATCH) || until.is_over() {
+                return Ok(());
+            }
+        }
     }
 
     async fn expire(self: &Arc<Self>, until: &Until) -> Result<u64, SessionStoreError> {
@@ -281,22 +310,28 @@ impl Inner {
     /// Ends a session that is as it was seen. A request that writes to it is cut off before, and
     /// what came of it is progress.
     async fn end_in_turn(&self, session: &Session, ending: Ending) -> bool {
-        let _turn = self.take_turn(session.id, &session.storage).await;
-        matches!(self.end(session, ending).await, Ok(true))
+        let ending = async {
+            let _turn = self.take_turn(session.id, &session.storage).await;
+            matches!(self.end(session, ending).await, Ok(true))
+        };
+        ending.instrument(spans::end(session.id)).await
     }
 
     /// Ends a session as it stands, whatever came of a request that wrote to it.
     async fn cancel_in_turn(&self, session: &Session) -> bool {
         let id = session.id;
-        let _turn = self.take_turn(id, &session.storage).await;
-        for _ in 0..ATTEMPTS {
-            let Ok(Some(Found::Live(session))) = self.sessions.load(id).await else { return false };
-            match self.end(&session, Ending::Cancelled).await {
-                Ok(false) => {}
-                ended => return ended.is_ok(),
+        let ending = async {
+            let _turn = self.take_turn(id, &session.storage).await;
+            for _ in 0..ATTEMPTS {
+                let Ok(Some(Found::Live(session))) = self.sessions.load(id).await else { return false };
+                match self.end(&session, Ending::Cancelled).await {
+                    Ok(false) => {}
+                    ended => return ended.is_ok(),
+                }
             }
-        }
-        false
+            false
+        };
+        ending.instrument(spans::end(id)).await
     }
 
     async fn clocks(&self) -> Result<Clocks, SessionStoreError> {

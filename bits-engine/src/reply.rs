@@ -2,7 +2,10 @@
 
 use bits_core::{Directory, Found, Opened, Refusal, Reply, SessionId, Source, Upload};
 
-use crate::engine::{Caller, Engine, Inner, chain, row_refusal};
+use crate::{
+    engine::{Caller, Engine, Inner, chain, row_refusal},
+    spans,
+};
 
 impl Engine {
     /// Opens the reply that the path of a request names, as it stood on the wire; none where the
@@ -32,6 +35,7 @@ impl Inner {
         if session.principal != caller.principal || !is_here || !is_kept {
             return Err(Refusal::PathNotFound);
         }
+        spans::found(id);
         let upload = Upload::of(&session, Vec::new());
         match self.storage(&session.storage)?.open(Source::Reply(&upload)).await {
             Ok(Some(opened)) => Ok(opened),

@@ -23,6 +23,16 @@ pub(crate) fn publish(session: &Session) -> Span {
     tracing::trace_span!(target: SPANS, "publish", session = number(session.id), error = field::Empty)
 }
 
+/// Ends a session that no packet ends.
+pub(crate) fn end(session: SessionId) -> Span {
+    tracing::trace_span!(target: SPANS, "end", session = number(session))
+}
+
+/// Deletes what an ended session has left.
+pub(crate) fn clean(session: SessionId) -> Span {
+    tracing::trace_span!(target: SPANS, "clean", session = number(session))
+}
+
 /// The session of the packet that is being answered, once it is the caller's.
 pub(crate) fn found(session: SessionId) {
     Span::current().record("session", number(session));

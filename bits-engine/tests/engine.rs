@@ -18,7 +18,7 @@ use bits_core::{
     SessionEvent, SessionEventKind, SessionId, SessionStore, StorageKey, StoreErrorKind, Transition,
     conformance::{ManualClock, MemorySessions, MemoryUploads, PublishFault},
 };
-use bits_engine::{Body, Caller, CancelError, Directories, Engine, Limits};
+use bits_engine::{Body, Caller, CancelError, Chore, Directories, Engine, Limits};
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use hooked::Hooked;
@@ -479,6 +479,24 @@ async fn a_clock_that_jumped_forgets_no_ended_session() {
         stop.cancel();
         maintenance.await.unwrap();
     }
+}
+
+#[tokio::test]
+async fn whoever_counts_is_told_of_what_was_deleted() {
+    let rig = Rig::with(|directory| directory.session_timeout = Duration::from_secs(60));
+    let (told, chores) = std::sync::mpsc::channel();
+    let directories = Directories::new(vec![Directory::new("/upload", "memory", StorageKey::parse("store").unwrap())]);
+    let builder = Engine::builder(rig.sessions.clone(), directories.unwrap()).storage("memory", rig.hooks.clone());
+    let engine = builder.on_chore(move |chore| told.send(chore).unwrap()).build().unwrap();
+    let id = rig.create("/upload/f").await;
+    let _ = rig.fragment("/upload/f", id, 0, &content(100), 50).await;
+    rig.meddle(id, Transition::End(Ending::Cancelled)).await;
+    engine.tidy().await.unwrap();
+    rig.clock.advance(Duration::from_secs(61));
+    engine.tidy().await.unwrap();
+    drop(engine);
+    let told: Vec<_> = chores.try_iter().collect();
+    assert_eq!(told, [Chore::Cleaned, Chore::Forgotten(0), Chore::Forgotten(1)]);
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 use std::{sync::OnceLock, time::Duration};
 
 use bits_core::{Ack, BodyError, Refusal, SessionEvent, SessionEventKind, State, Tally};
-use bits_engine::{Answer, NotifyError, Sweep};
+use bits_engine::{Answer, Chore, NotifyError, Sweep};
 use metrics::{counter, gauge, histogram};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
@@ -170,15 +170,24 @@ pub(crate) fn notified(took: Duration, answer: &Result<Answer, NotifyError>) {
     histogram!("bits_notification_seconds", "outcome" => outcome).record(took);
 }
 
-/// A sweep of expired sessions.
-pub(crate) fn sweep(swept: Option<Sweep>, took: Duration) {
-    let result = match swept {
-        Some(Sweep::Removed(_)) => "done",
-        Some(Sweep::ClockJumped) => "clock_jumped",
-        Some(Sweep::TooMany { .. }) => "too_many",
-        None => "failed",
-    };
-    histogram!("bits_sweep_seconds", "result" => result).record(took);
+/// A piece of maintenance.
+pub(crate) fn chore(chore: Chore) {
+    let deleted = |kind, count| counter!("bits_leftovers_deleted_total", "kind" => kind).increment(count);
+    match chore {
+        Chore::Swept { outcome, took } => {
+            let result = match outcome {
+                Some(Sweep::Removed(_)) => "done",
+                Some(Sweep::ClockJumped) => "clock_jumped",
+                Some(Sweep::TooMany { .. }) => "too_many",
+                None => "failed",
+            };
+            histogram!("bits_sweep_seconds", "result" => result).record(took);
+        }
+        Chore::Cleaned => deleted("session", 1),
+        Chore::Orphans(objects) => deleted("object", objects),
+        Chore::Forgotten(tombstones) => deleted("tombstone", tombstones),
+        _ => {}
+    }
 }
 
 /// How many sessions there are, by their state and by how long they made no progress.
@@ -206,7 +215,7 @@ pub(crate) fn body_ended(error: BodyError) {
         BodyError::Idle => "idle_timeout",
         BodyError::Slow => "minimum_rate",
         BodyError::Cut => "cut",
-        BodyError::Length => "length",
+        // One of another length than was said is answered.
         _ => "other",
     };
     counter!("bits_bodies_ended_early_total", "reason" => reason).increment(1);
@@ -309,6 +318,7 @@ const COUNTERS: &[(&str, &str)] = &[
     ("bits_received_bytes_total", "Bytes of bodies that were read, kept or not."),
     ("bits_bodies_ended_early_total", "Bodies that ended early; what came of them is kept."),
     ("bits_object_store_requests_total", "Requests to object stores."),
+    ("bits_leftovers_deleted_total", "What maintenance deleted since nobody needs it any more."),
     ("bits_tls_reloads_total", "Changes of TLS files, taken or not usable."),
 ];
 /// What takes time, in seconds.

@@ -14,7 +14,7 @@ use crate::{
     config::{Config, ConfigError, Overrides, process_environment},
     confine::Allowed,
     log::LogControl,
-    serve::{Change, Settings},
+    serve::{Change, ServeOptions, Settings},
     start,
     tls::{PreparedTls, Tls},
 };
@@ -100,7 +100,7 @@ impl Reloader {
                 .map_err(|error| format!("{error}: a storage_url that was not there at the start needs a restart"))?,
             authentication,
             trusted_proxies: config.trusted_proxies.clone(),
-            options: start::options(&config),
+            options: ServeOptions::from(&config),
         };
         Ok(Next { config, settings, notifier, tls, kept })
     }

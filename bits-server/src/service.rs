@@ -61,17 +61,18 @@ impl Service {
         }
         let number = self.numbers.fetch_add(1, Ordering::Relaxed);
         let span = tracing::info_span!("request", id = number, address = %peer.address);
-        let trace = spans::packet(&head, &peer);
+        let trace = spans::request(&head, &peer);
         let timing = Timing::start(self.watch.clone());
         let asking = Asking::of(&head, &body);
         let body = stream(body, Some(&timing), &asking);
         // One request goes by one configuration.
         let settings = self.live.now();
         let answering = async {
-            match settings.identify(&head, &peer).await {
+            let response = match settings.identify(&head, &peer).await {
                 Ok(proof) => settings.answer_known(&head, body, &peer, proof, &timing).await,
                 Err(denial) => Some(settings.deny(&head, body, &peer, denial, &timing).await.map(Either::Left)),
-            }
+            };
+            response.inspect(spans::answered)
         };
         let mut response = answering.instrument(trace).instrument(span).await.ok_or(Hangup)?;
         if asking.is_left_out() {
@@ -304,7 +305,7 @@ fn note(head: &Parts, ack: &Ack, address: Option<IpAddr>, timing: &Timing) {
     log(head, ack);
     let (took, after_last_byte) = timing.end();
     metrics::packet(packet_name(head), ack, took, after_last_byte);
-    spans::answered(ack, timing.received());
+    spans::acknowledged(ack, timing.received());
     if let (None, Some(next)) = (&ack.refusal, ack.next_offset()) {
         metrics::acknowledged(confirmed(head, next));
     }

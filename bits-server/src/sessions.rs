@@ -8,6 +8,8 @@ use bits_core::{
 };
 use serde_json::{Value, json};
 
+#[cfg(feature = "otlp")]
+use crate::otlp;
 use crate::{
     admin::describe,
     audit,
@@ -21,9 +23,13 @@ const PAGE: u32 = 1000;
 
 /// Runs the command and returns what it prints.
 pub(crate) async fn run(config: &Config, command: SessionsCommand) -> Result<String, Failure> {
+    #[cfg(feature = "otlp")]
+    otlp::start().map_err(Failure::Usage)?;
     let store = stores::open_sessions(config, false).await.map_err(Failure::Failed)?;
     let output = dispatch(&*store.store(), &*store.outbox(), config, command).await;
     store.close().await;
+    #[cfg(feature = "otlp")]
+    let _ = tokio::task::spawn_blocking(otlp::stop).await;
     output
 }
 
@@ -195,12 +201,15 @@ async fn change(store: &dyn SessionStore, session: &Session, transition: &Transi
     Err(Failure::Failed(format!("{} moves too fast; try again", session.id)))
 }
 
-/// Commits, and writes the audit line of a session that ends by it: no server does.
+/// Commits, and tells the audit log and the trace of a session that ends by it: no server does.
 async fn commit(store: &dyn SessionStore, session: &Session, transition: &Transition) -> Result<Commit, Failure> {
     let commit = store.commit(session, transition).await?;
     if let (Commit::Ended(tombstone), Transition::End(ending)) = (&commit, transition) {
         let kind = SessionEventKind::Ended(*ending);
-        audit::log(&SessionEvent { at: tombstone.ended_at, session: session.clone(), kind });
+        let event = SessionEvent { at: tombstone.ended_at, session: session.clone(), kind };
+        audit::log(&event);
+        #[cfg(feature = "otlp")]
+        otlp::event(&event);
     }
     Ok(commit)
 }

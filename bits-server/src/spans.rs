@@ -5,7 +5,8 @@
 
 use bits_core::{Ack, Form};
 use bits_engine::Fate;
-use http::request::Parts;
+use http::{Method, Response, request::Parts};
+use hyper::body::Body;
 use tracing::{Span, field};
 
 use crate::{
@@ -16,25 +17,28 @@ use crate::{
 
 /// Their target.
 pub(crate) const SPANS: &str = "spans";
-/// Of a packet: its kind becomes the name.
-pub(crate) const PACKET: &str = "packet";
+/// Of a packet, whose kind becomes the name, or a download.
+pub(crate) const REQUEST: &str = "answer";
 /// Asks a store, or an application.
 pub(crate) const OPERATION: &str = "operation";
 
-/// A packet from its head to its ack; none for other requests.
-pub(crate) fn packet(head: &Parts, peer: &Peer) -> Span {
-    if Form::of(head).is_none() {
-        return Span::none();
-    }
+/// A packet from its head to its ack, or a download; none for other requests.
+pub(crate) fn request(head: &Parts, peer: &Peer) -> Span {
+    let name = match Form::of(head) {
+        Some(_) => service::packet_name(head),
+        None if matches!(head.method, Method::GET | Method::HEAD) => "Download",
+        None => return Span::none(),
+    };
     let traceparent = head.headers.get("traceparent").and_then(|value| value.to_str().ok());
     tracing::trace_span!(
         target: SPANS,
-        PACKET,
-        name = service::packet_name(head),
+        REQUEST,
+        name,
         traceparent,
         url.path = %service::logged_path(head),
         client.address = %peer.address,
         http.response.status_code = field::Empty,
+        http.response.body.size = field::Empty,
         bits.bytes = field::Empty,
         bits.next = field::Empty,
         error.type = field::Empty,
@@ -43,10 +47,18 @@ pub(crate) fn packet(head: &Parts, peer: &Peer) -> Span {
     )
 }
 
-/// The current packet was answered; `bytes` of its body were read.
-pub(crate) fn answered(ack: &Ack, bytes: u64) {
+/// The current request gets this answer.
+pub(crate) fn answered<B: Body>(response: &Response<B>) {
     let span = Span::current();
-    span.record("http.response.status_code", ack.status().as_u16());
+    span.record("http.response.status_code", response.status().as_u16());
+    if let Some(size) = response.body().size_hint().exact().filter(|size| *size > 0) {
+        span.record("http.response.body.size", size);
+    }
+}
+
+/// The current packet gets this ack; `bytes` of its body were read.
+pub(crate) fn acknowledged(ack: &Ack, bytes: u64) {
+    let span = Span::current();
     span.record("bits.bytes", bytes);
     if let Some(next) = ack.next_offset() {
         span.record("bits.next", next);

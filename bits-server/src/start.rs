@@ -78,7 +78,7 @@ pub(crate) async fn serve(config: Config, beginning: Beginning) -> Result<(), Fa
     let (shutdown, stop_telling) = (CancellationToken::new(), CancellationToken::new());
     let telling = tokio::spawn(webhooks.run(stop_telling.clone()));
     let trusted_proxies = config.trusted_proxies.clone();
-    let settings = Settings { engine, authentication, trusted_proxies, options: options(&config) };
+    let settings = Settings { engine, authentication, trusted_proxies, options: ServeOptions::from(&config) };
     let (changes, changed) = mpsc::channel(1);
     let configured = config.listeners.iter().zip(listeners.uploads.iter().skip(config.listen.len()));
     let tls = configured.filter_map(|(one, listener)| Some((one.address, listener.tls.clone()?))).collect();
@@ -226,7 +226,7 @@ fn engine(
     }
     builder
         .limits(limits(config))
-        .on_sweep(metrics::sweep)
+        .on_chore(metrics::chore)
         .on_event(move |event| {
             audit::log(event);
             metrics::event(event);
@@ -272,23 +272,21 @@ pub(crate) fn limits(config: &Config) -> Limits {
     }
 }
 
-pub(crate) fn options(config: &Config) -> ServeOptions {
-    ServeOptions {
-        connections: ConnectionLimits {
-            connections: config.limits.connections,
-            connections_per_address: config.limits.connections_per_address,
-            header_timeout: config.limits.header_timeout,
-            idle_timeout: config.limits.idle_timeout,
-            large_reads: config.limits.bandwidth.is_none(),
-        },
-        shutdown_grace: config.shutdown_grace,
-        cleanup_interval: config
-            .directories
-            .iter()
-            .map(|directory| directory.cleanup_interval)
-            .min()
-            .unwrap_or(CLEANUP_INTERVAL),
-        drain_delay: DRAIN_DELAY.min(config.shutdown_grace / 10),
+impl From<&Config> for ServeOptions {
+    fn from(config: &Config) -> Self {
+        let intervals = config.directories.iter().map(|directory| directory.cleanup_interval);
+        Self {
+            connections: ConnectionLimits {
+                connections: config.limits.connections,
+                connections_per_address: config.limits.connections_per_address,
+                header_timeout: config.limits.header_timeout,
+                idle_timeout: config.limits.idle_timeout,
+                large_reads: config.limits.bandwidth.is_none(),
+            },
+            shutdown_grace: config.shutdown_grace,
+            cleanup_interval: intervals.min().unwrap_or(CLEANUP_INTERVAL),
+            drain_delay: DRAIN_DELAY.min(config.shutdown_grace / 10),
+        }
     }
 }
 

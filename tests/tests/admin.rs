@@ -87,6 +87,12 @@ impl Description {
         value
     }
 
+    /// The schema of a parameter of GET.
+    fn parameter(&self, path: &str, name: &str) -> &Value {
+        let parameters = self.document["paths"][path]["get"]["parameters"].as_array().unwrap();
+        &parameters.iter().find(|parameter| parameter["name"] == name).unwrap()["schema"]
+    }
+
     #[track_caller]
     fn check_schema(&self, schema: &Value, value: &Value) {
         let mut root = schema.clone();
@@ -155,6 +161,7 @@ fn sessions_are_listed_by_filter_and_in_pages() {
     assert_eq!(listed("user=").len(), 7);
     assert_eq!((listed("user=jo").len(), listed("idle=1h").len()), (0, 0));
     assert_eq!(listed("order=newest&limit=1"), ["/upload/more/4.bin"]);
+    let api = Description::of(&server);
     for order in ["oldest", "newest"] {
         let (mut seen, mut after) = (Vec::new(), String::new());
         loop {
@@ -163,6 +170,7 @@ fn sessions_are_listed_by_filter_and_in_pages() {
                 page["sessions"].as_array().unwrap().iter().map(|it| it["session"].as_str().unwrap().to_owned()),
             );
             let Some(next) = page["next"].as_str() else { break };
+            api.check_schema(api.parameter("/api/sessions", "after"), &page["next"]);
             after = format!("&after={next}");
         }
         assert_eq!((seen.len(), seen.iter().collect::<BTreeSet<_>>().len()), (7, 7), "{order}");

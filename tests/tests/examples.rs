@@ -3,7 +3,7 @@
 
 use std::{
     fs::{self, File},
-    io::{BufRead, BufReader},
+    io::{BufRead, BufReader, Read},
     path::Path,
     process::{Child, Command, Stdio},
 };
@@ -55,6 +55,26 @@ fn another_program_takes_uploads() {
     let address = line.trim().rsplit(' ').next().unwrap().parse().unwrap();
     Upload::new(address, "/upload/file.bin", 2, 300_000).run(100_000).unwrap();
     assert!(fs::read(folder.path().join("axum-data/files/upload/file.bin")).unwrap() == pattern(2, 300_000));
+}
+
+#[test]
+fn the_whole_server_runs_within_another_program() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut program = Command::new(example("bits-server", "embedded"));
+    program.env("BITS__LISTEN", "127.0.0.1:0").env("BITS__DATA_DIR", folder.path());
+    let mut running = program.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let (input, mut output) = (running.stdin.take(), BufReader::new(running.stdout.take().unwrap()));
+    let mut running = Program(running);
+    let mut line = String::new();
+    output.read_line(&mut line).unwrap();
+    let address = line.trim().rsplit(' ').next().unwrap().parse().unwrap();
+    Upload::new(address, "/upload/file.bin", 2, 300_000).run(100_000).unwrap();
+    assert!(fs::read(folder.path().join("files/upload/file.bin")).unwrap() == pattern(2, 300_000));
+    drop(input);
+    assert!(running.0.wait().unwrap().success());
+    let mut said = String::new();
+    output.read_to_string(&mut said).unwrap();
+    assert!(said.contains("/upload/file.bin: Published"), "{said}");
 }
 
 #[test]

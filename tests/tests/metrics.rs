@@ -10,7 +10,7 @@ use std::{
 };
 
 use serde_json::Value;
-use tests::{Application, Behaviour, Form, Packet, Server, ServerOptions, Upload};
+use tests::{Application, Behaviour, Form, Packet, Server, ServerOptions, Upload, server_binary, wait_until};
 
 /// Added by Prometheus itself.
 const OWN: [&str; 4] = ["le", "instance", "job", "__name__"];
@@ -98,6 +98,20 @@ fn what_is_counted_is_right() {
         assert_eq!(server.metric(series), expected, "{series}\n{}", metrics(&server));
     }
     assert!(metrics(&server).contains(&format!("bits_build_info{{version=\"{}\"", env!("CARGO_PKG_VERSION"))));
+}
+
+/// `bits-server sessions cancel` leaves the bytes to the server.
+#[test]
+fn what_is_deleted_later_is_counted() {
+    let server = Server::start(ServerOptions::new());
+    let mut half = Upload::new(server.address(), "/upload/half", 2, 1000);
+    half.create().unwrap();
+    half.fragment(500).unwrap();
+    let mut cancel = Command::new(server_binary());
+    cancel.args(["sessions", "cancel", half.session(), "--config"]).arg(server.folder().join("bits.toml"));
+    assert!(cancel.env("BITS__DATA_DIR", server.data_dir()).output().unwrap().status.success());
+    let deleted = "bits_leftovers_deleted_total{kind=\"session\"}";
+    wait_until("its bytes are deleted", || server.metric(deleted) == 1.0);
 }
 
 #[test]

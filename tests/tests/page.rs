@@ -155,6 +155,20 @@ fn it_stays_fresh_by_itself_and_leaves_people_alone() {
 }
 
 #[test]
+fn it_says_that_it_is_not_up_to_date() {
+    let (mut server, _uploads) = busy_server();
+    let browser = Browser::start();
+    browser.open(&url(&server, "/"));
+    let shown = "document.getElementById('status').getBoundingClientRect().left >= 0";
+    assert_eq!(browser.run(&format!("return {shown}")), false);
+    server.kill();
+    browser.wait_for(&format!("{shown} && document.getElementById('status').innerText.includes('not up to date')"));
+    browser.keep("stale-light");
+    server.launch();
+    browser.wait_for(&format!("!({shown})"));
+}
+
+#[test]
 fn an_upload_is_cancelled_after_asking() {
     let (server, uploads) = busy_server();
     let browser = Browser::start();

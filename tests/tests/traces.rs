@@ -4,6 +4,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    process::Command,
     time::{Duration, Instant},
 };
 
@@ -14,8 +15,8 @@ use opentelemetry_proto::tonic::{
 };
 use prost::Message;
 use tests::{
-    Application, Behaviour, ObjectStore, Packet, Postgres, Receiver, Reply, Server, ServerOptions, Upload, assert_ok,
-    wait_until,
+    Application, Behaviour, Form, ObjectStore, Packet, Postgres, Receiver, Reply, Server, ServerOptions, Upload,
+    assert_ok, request, server_binary, wait_until,
 };
 
 const FRAGMENT: u64 = 64 * 1024;
@@ -175,18 +176,65 @@ impl PartialEq for Sent {
 }
 
 #[test]
+fn fetching_the_reply_belongs_to_the_upload() {
+    let collector = Receiver::answering(|_, _| Reply::Status(200));
+    let application = Application::start(Behaviour::reply(&[7; 100_000]));
+    let config = format!("[[directories]]\nurl_path = \"/upload\"\n{}", application.lines("by-value", ""));
+    let server = Server::start(sending(ServerOptions::new().config(&config), &collector));
+    let mut upload = Upload::new(server.address(), "/upload/file.bin", 1, 1000);
+    upload.create().unwrap();
+    upload.fragments(FRAGMENT).unwrap();
+    assert_eq!(upload.reply().unwrap().len(), 100_000);
+    let mut raw = server.raw();
+    raw.send(&request("GET", "/upload/no-such-file", &[]));
+    assert_eq!(raw.receive().status, 404);
+    upload.close().unwrap();
+    wait_until("both downloads have ended", || named(&spans(&collector), "Download").len() == 2);
+    let trace = trace_of(&collector, upload.session());
+    let (root, fetched) = (named(&trace, "upload")[0], named(&trace, "Download"));
+    assert_eq!(fetched.len(), 1, "what is of no upload is a trace of its own");
+    assert_eq!(fetched[0].span.parent_span_id, root.span.span_id);
+    assert_eq!(fetched[0].span.kind(), SpanKind::Server);
+    assert_eq!(fetched[0].attribute("http.response.status_code").as_deref(), Some("200"));
+    assert_eq!(fetched[0].attribute("http.response.body.size").as_deref(), Some("100000"));
+    assert!(within(&trace, fetched[0]).contains("uploads open"));
+}
+
+/// By the command, beside the server: that has no part in it but to delete what is left.
+#[test]
+fn a_session_that_an_operator_cancels_has_a_whole_trace() {
+    let collector = Receiver::answering(|_, _| Reply::Status(200));
+    let server = Server::start(sending(ServerOptions::new(), &collector));
+    let mut upload = Upload::new(server.address(), "/upload/file.bin", 1, 1000);
+    upload.create().unwrap();
+    upload.fragment(500).unwrap();
+    let mut cancel = Command::new(server_binary());
+    cancel.args(["sessions", "cancel", upload.session(), "--config"]).arg(server.folder().join("bits.toml"));
+    cancel.env("BITS__DATA_DIR", server.data_dir());
+    cancel.env("OTEL_EXPORTER_OTLP_ENDPOINT", format!("http://{}", collector.address()));
+    assert!(cancel.output().unwrap().status.success());
+    let root = || named(&spans(&collector), "upload").into_iter().next().cloned();
+    assert_eq!(root().unwrap().attribute("bits.ending").as_deref(), Some("cancelled"));
+    wait_until("what was staged is deleted", || !named(&spans(&collector), "clean").is_empty());
+    let (root, all) = (root().unwrap(), spans(&collector));
+    let clean = named(&all, "clean")[0];
+    assert_eq!((clean.trace(), &clean.span.parent_span_id), (root.trace(), &root.span.span_id));
+    assert!(within(&all, clean).contains("uploads discard"));
+}
+
+#[test]
 fn what_a_client_says_of_traces_is_no_more_than_a_link() {
     let collector = Receiver::answering(|_, _| Reply::Status(200));
     let server = Server::start(sending(ServerOptions::new(), &collector));
     let said = format!("00-{CLIENTS_TRACE}-b7ad6b7169203331-01");
-    let create = Packet::create(tests::Form::Native, "/upload/file").with("traceparent", &said);
+    let create = Packet::create(Form::Native, "/upload/file").with("traceparent", &said);
     let mut raw = server.raw();
     let created = raw.ask(&create);
     let session = created.header("BITS-Session-Id").unwrap().to_owned();
     // Whoever names somebody's session, and may not use it, leaves nothing in its trace.
-    let other = raw.ask(&Packet::close(tests::Form::Native, "/upload/other", &session));
+    let other = raw.ask(&Packet::close(Form::Native, "/upload/other", &session));
     assert_eq!(other.status, 500);
-    assert_ok(&raw.ask(&Packet::cancel(tests::Form::Native, "/upload/file", &session)), 200);
+    assert_ok(&raw.ask(&Packet::cancel(Form::Native, "/upload/file", &session)), 200);
     let trace = trace_of(&collector, &session);
     let link = &named(&trace, "Create-Session")[0].span.links[0];
     assert_eq!((hex(&link.trace_id), hex(&link.span_id)), (CLIENTS_TRACE.to_owned(), "b7ad6b7169203331".to_owned()));

@@ -103,17 +103,19 @@ fn user_of(line: &str) -> Option<&str> {
     line.split_once(':').map(|(name, _)| name).filter(|_| !line.starts_with('#'))
 }
 
-/// Readers see the old file or the new one, with the owner and mode that it had; a new one is the
-/// user's alone.
+/// Readers see the old file or the new one, with the owner and mode that it had. A new one is the
+/// user's alone, unless its folder was given to the group of a service, which then reads it.
 fn replace(target: &Path, folder: &Path, text: &str) -> io::Result<()> {
     let mut new = NamedTempFile::new_in(folder)?;
     new.write_all(text.as_bytes())?;
+    let (own, around) = (new.as_file().metadata()?, fs::metadata(folder)?);
     if let Ok(old) = fs::metadata(target) {
-        let own = new.as_file().metadata()?;
         if (own.uid(), own.gid()) != (old.uid(), old.gid()) {
             fchown(new.as_file(), Some(old.uid()), Some(old.gid()))?;
         }
         new.as_file().set_permissions(fs::Permissions::from_mode(old.mode() & 0o777))?;
+    } else if around.gid() != own.gid() && fchown(new.as_file(), None, Some(around.gid())).is_ok() {
+        new.as_file().set_permissions(fs::Permissions::from_mode(0o600 | around.mode() & 0o040))?;
     }
     new.as_file().sync_all()?;
     new.persist(target).map_err(|error| error.error)?;
@@ -172,6 +174,24 @@ mod tests {
         let users = htpasswd::parse(&fs::read_to_string(&file).unwrap()).unwrap();
         let names: Vec<_> = users.iter().map(|entry| entry.principal.as_str()).collect();
         assert_eq!(names, ["jo", "ann"]);
+    }
+
+    /// As root adds the first user to `/etc/bits-server`.
+    #[test]
+    fn a_new_file_is_read_by_the_group_that_its_folder_was_given_to() {
+        let folder = tempfile::tempdir().unwrap();
+        let group = fs::metadata(folder.path()).unwrap().gid() + 1;
+        if std::os::unix::fs::chown(folder.path(), None, Some(group)).is_err() {
+            eprintln!("skipped: it takes root");
+            return;
+        }
+        for (mode, expected) in [(0o750, 0o640), (0o710, 0o600)] {
+            fs::set_permissions(folder.path(), fs::Permissions::from_mode(mode)).unwrap();
+            let file = folder.path().join(mode.to_string());
+            assert_eq!(write(&file, "jo", &line("jo", "secret").unwrap()), Ok(false));
+            let made = fs::metadata(&file).unwrap();
+            assert_eq!((made.mode() & 0o777, made.gid()), (expected, group));
+        }
     }
 
     #[test]

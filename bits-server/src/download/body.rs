@@ -11,6 +11,7 @@ use std::{
 use bits_core::{ByteStream, Opened, StoreError};
 use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
+use tracing::Span;
 
 use crate::sendfile::{self, Sending};
 
@@ -45,12 +46,14 @@ pub(crate) struct DownloadBody {
     /// Where the connection can send from files.
     sending: Option<Arc<Sending>>,
     left: u64,
+    /// What is traced lasts as long.
+    _trace: Span,
 }
 
 impl DownloadBody {
     pub(super) fn new(opened: Box<dyn Opened>, pieces: Vec<Piece>, sending: Option<Arc<Sending>>) -> Self {
         let left = pieces.iter().map(Piece::len).sum();
-        Self { opened, pieces: pieces.into(), current: None, sending, left }
+        Self { opened, pieces: pieces.into(), current: None, sending, left, _trace: Span::current() }
     }
 
     /// Begins with `range`: returns what stands for bytes that are sent from the file, or has some read.

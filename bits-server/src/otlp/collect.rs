@@ -25,7 +25,7 @@ use tracing_subscriber::{
 use uuid::Uuid;
 
 use super::{Ended, send, trace};
-use crate::spans::{OPERATION, PACKET, SPANS};
+use crate::spans::{OPERATION, REQUEST, SPANS};
 
 /// Most spans that wait for the trace of the one around them.
 const MOST_WAITING: usize = 256;
@@ -134,7 +134,7 @@ impl Open {
             parent,
             name: self.name.map_or(Cow::Borrowed(kind), Cow::Owned),
             kind: match kind {
-                PACKET => SpanKind::Server,
+                REQUEST => SpanKind::Server,
                 OPERATION => SpanKind::Client,
                 _ => SpanKind::Internal,
             },
