@@ -131,8 +131,14 @@ fn what_is_served_is_documented_with_its_kind_and_labels() {
     }
 }
 
-/// Names of metrics within any text, each with the labels that follow it in braces.
-fn used(text: &str) -> Vec<(String, Vec<String>)> {
+/// Every word between backticks of the table and of those that say what its labels mean.
+fn words() -> BTreeSet<String> {
+    let text = fs::read_to_string(root().join("docs/metrics.md")).unwrap();
+    text.split('`').skip(1).step_by(2).map(str::to_owned).collect()
+}
+
+/// Names of metrics within any text, each with the labels that follow it in braces, and their values.
+fn used(text: &str) -> Vec<(String, Vec<(String, String)>)> {
     let is_name = |letter: char| letter.is_ascii_alphanumeric() || letter == '_';
     let starts = text.match_indices("bits_").map(|(at, _)| at);
     let starts = starts.filter(|at| !text[..*at].ends_with(is_name));
@@ -141,21 +147,29 @@ fn used(text: &str) -> Vec<(String, Vec<String>)> {
             let rest = &text[at..];
             let end = rest.find(|letter| !is_name(letter)).unwrap_or(rest.len());
             let selector = rest[end..].strip_prefix('{').and_then(|rest| rest.split('}').next()).unwrap_or_default();
-            let labels = selector.split(',').filter_map(|one| one.split(['=', '!']).next()).map(str::trim);
-            (rest[..end].to_owned(), labels.filter(|label| !label.is_empty()).map(str::to_owned).collect())
+            let matchers = selector.split(',').filter(|one| !one.is_empty());
+            let labels = matchers.map(|one| {
+                let (label, value) = one.split_once(['=', '!']).unwrap();
+                (label.trim().to_owned(), value.trim_start_matches(['=', '~']).trim_matches('"').to_owned())
+            });
+            (rest[..end].to_owned(), labels.collect())
         })
         .collect()
 }
 
 #[track_caller]
 fn assert_known(place: &str, expression: &str) {
-    let documented = documented();
+    let (documented, words) = (documented(), words());
     let found = used(expression);
     assert!(!found.is_empty() || expression.contains("up{"), "{place}: {expression}");
     for (name, labels) in found {
         let known = documented.get(base(&name)).unwrap_or_else(|| panic!("{place}: there is no {name}"));
-        for label in labels {
-            assert!(OWN.contains(&label.as_str()) || known.1.contains(&label), "{place}: {name} has no {label}");
+        for (label, value) in labels.iter().filter(|(label, _)| !OWN.contains(&label.as_str())) {
+            assert!(known.1.contains(label), "{place}: {name} has no {label}");
+            // Grafana's variables and the beginnings of words are left to it and to Prometheus.
+            for one in value.split('|').filter(|one| !one.contains(['$', '.'])) {
+                assert!(words.contains(one), "{place}: {label} is never {one:?}");
+            }
         }
     }
 }
