@@ -17,6 +17,8 @@ enum Cli {
     Commands {
         /// The folder that holds them.
         folder: PathBuf,
+        /// The day that the pages are of, such as 2026-11-26.
+        date: String,
     },
     /// Brings the generated parts of the book up to date.
     Book,
@@ -24,7 +26,7 @@ enum Cli {
 
 fn main() -> io::Result<()> {
     match Cli::parse() {
-        Cli::Commands { folder } => commands::write(&folder),
+        Cli::Commands { folder, date } => commands::write(&folder, &date),
         Cli::Book => book::write(),
     }
 }

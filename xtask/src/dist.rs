@@ -72,7 +72,9 @@ pub(crate) fn deb(profile: &str, options: &[&str]) -> Result<PathBuf> {
         // Nothing of commands that are no more.
         fs::remove_dir_all(&pages)?;
     }
-    shell::run(Command::new(built.join("manual")).arg("commands").arg(&pages))?;
+    // The same for everybody who builds this version.
+    let date = shell::output(&mut shell::git(["log", "-1", "--format=%cs"]))?;
+    shell::run(Command::new(built.join("manual")).arg("commands").arg(&pages).arg(date.trim()))?;
     compress(&pages.join("man"))?;
     let package = folder(if profile == "dev" { "dist-debug" } else { "dist" })?.join("bits-server.deb");
     let output = package.to_string_lossy();
