@@ -95,6 +95,9 @@ fn it_installs_a_service_of_a_user_of_its_own() {
         "usr/share/zsh/vendor-completions/_bits",
         "usr/share/fish/vendor_completions.d/bits.fish",
         "usr/share/doc/bits-server/changelog.gz",
+        "usr/share/doc/bits-server/proxies/nginx.conf",
+        "usr/share/doc/bits-server/prometheus/bits-server.rules.yml",
+        "usr/share/doc/bits-server/grafana/bits-server.json",
         "usr/share/doc/bits-server/copyright",
     ] {
         assert!(machine.path(file).exists(), "{file}");
