@@ -1,6 +1,6 @@
 //! What nobody asks for: finishing interrupted jobs, deleting what is left over, expiring.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use bits_core::{Ending, Filter, Found, Session, SessionId, SessionStoreError, Timestamp};
 use tokio::time::Instant;
@@ -264,20 +264,24 @@ impl Inner {
 
     async fn expire(self: &Arc<Self>, until: &Until) -> Result<u64, SessionStoreError> {
         let mut removed = 0;
+        // Those that cannot be ended now are found again each time, before all others.
+        let mut left = BTreeSet::new();
         loop {
-            let expired = self.sessions.expired(BATCH).await?;
-            let mut ended = 0;
+            let limit = BATCH.saturating_add(u32::try_from(left.len()).unwrap_or(u32::MAX));
+            let mut expired = self.sessions.expired(limit).await?;
+            expired.retain(|session| !left.contains(&session.id));
+            if expired.is_empty() {
+                return Ok(removed);
+            }
             for session in &expired {
                 if until.is_over() {
-                    return Ok(removed + ended);
+                    return Ok(removed);
                 }
-                if !self.is_at_work(session).await {
-                    ended += u64::from(self.end_in_turn(session, Ending::Expired).await);
+                if !self.is_at_work(session).await && self.end_in_turn(session, Ending::Expired).await {
+                    removed += 1;
+                } else {
+                    left.insert(session.id);
                 }
-            }
-            removed += ended;
-            if ended == 0 {
-                return Ok(removed);
             }
         }
     }

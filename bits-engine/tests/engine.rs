@@ -14,7 +14,7 @@ use std::{
 };
 
 use bits_core::{
-    Ack, BodyError, Commit, Directory, Ending, Found, Hresult, Principal, PublishAt, Quota, Reply, Session,
+    Ack, BodyError, Commit, Directory, Ending, Filter, Found, Hresult, Principal, PublishAt, Quota, Reply, Session,
     SessionEvent, SessionEventKind, SessionId, SessionStore, StorageKey, StoreErrorKind, Transition,
     conformance::{ManualClock, MemorySessions, MemoryUploads, PublishFault},
 };
@@ -448,6 +448,27 @@ async fn what_expired_is_swept_and_what_the_clock_took_is_not() {
     assert_eq!(rig.uploads.staged(), Vec::<String>::new());
     let ack = rig.fragment("/upload/f", id, 50, &content(100), 60).await;
     assert_eq!(code(&ack), Some(Hresult::BG_E_SESSION_NOT_FOUND));
+}
+
+/// Jobs that do not end are left to end, however many they are; what expired besides is swept.
+#[tokio::test(start_paused = true)]
+async fn expired_sessions_that_cannot_be_ended_do_not_keep_the_rest() {
+    let application = notifying::Application::new(0);
+    let rig = Rig::with(|directory| directory.session_timeout = Duration::from_secs(60));
+    let engine = rig.notified(&application, "/upload", notifying::notifying(None));
+    for number in 0..300 {
+        let id = rig.create(&format!("/upload/{number}")).await;
+        rig.meddle(id, Transition::Begin { total: 0, quota: Quota::NONE }).await;
+        rig.meddle(id, Transition::Notify { id: uuid::Uuid::new_v4() }).await;
+    }
+    let job = rig.sessions.list(&Filter { limit: 1, ..Filter::default() }).await.unwrap()[0].id;
+    // Stores may list in any order: some of these come after all jobs.
+    for _ in 0..100 {
+        rig.create("/upload/idle").await;
+    }
+    rig.clock.advance(Duration::from_secs(61));
+    assert_eq!(engine.sweep().await.unwrap(), 100);
+    assert_eq!(rig.row(job).await.state, bits_core::State::Notify);
 }
 
 #[tokio::test(start_paused = true)]

@@ -13,7 +13,7 @@ use uuid::Uuid;
 use super::*;
 
 /// An application that answers each notification once it is let to.
-struct Application {
+pub(crate) struct Application {
     answers: Semaphore,
     copies: bool,
     /// How often each was told of, by notification id.
@@ -23,7 +23,7 @@ struct Application {
 }
 
 impl Application {
-    fn new(answers: usize) -> Arc<Self> {
+    pub(crate) fn new(answers: usize) -> Arc<Self> {
         Self::with(answers, false)
     }
 
@@ -57,7 +57,7 @@ impl Notifier for Application {
     }
 }
 
-fn notifying(limit: Option<u32>) -> impl Fn(&mut Directory) {
+pub(crate) fn notifying(limit: Option<u32>) -> impl Fn(&mut Directory) {
     move |directory| {
         let (mode, timeout) = (NotificationMode::ByValue, Duration::from_secs(60));
         directory.notification = Some(Notification { mode, url: "http://app/".to_owned(), timeout, limit });
@@ -72,7 +72,12 @@ fn rig(application: &Arc<Application>, limit: Option<u32>) -> Arc<Rig> {
 
 impl Rig {
     /// An engine over the same stores, with one directory and an application for it.
-    fn notified(&self, application: &Arc<Application>, url_path: &str, change: impl Fn(&mut Directory)) -> Engine {
+    pub(crate) fn notified(
+        &self,
+        application: &Arc<Application>,
+        url_path: &str,
+        change: impl Fn(&mut Directory),
+    ) -> Engine {
         let mut directory = Directory::new(url_path, "memory", StorageKey::parse("store").unwrap());
         change(&mut directory);
         let directories = Directories::new(vec![directory]).unwrap();
