@@ -200,7 +200,9 @@ impl Refusal {
             StoreErrorKind::Exists => Self::DestinationExists { status: conflict },
             StoreErrorKind::IsFolder => Self::DestinationIsFolder,
             StoreErrorKind::Missing => Self::StagedDataVanished,
-            StoreErrorKind::Unavailable | StoreErrorKind::Doubtful { .. } => Self::Unavailable,
+            StoreErrorKind::Unavailable | StoreErrorKind::Changed | StoreErrorKind::Doubtful { .. } => {
+                Self::Unavailable
+            }
             StoreErrorKind::Other => Self::Internal,
         }
     }
@@ -287,6 +289,7 @@ mod tests {
             (StoreErrorKind::Denied, Refusal::AccessDenied),
             (StoreErrorKind::NoParent, Refusal::ParentMissing),
             (StoreErrorKind::Exists, Refusal::DestinationExists { status: conflict }),
+            (StoreErrorKind::Changed, Refusal::Unavailable),
             (StoreErrorKind::IsFolder, Refusal::DestinationIsFolder),
             (StoreErrorKind::Missing, Refusal::StagedDataVanished),
             (StoreErrorKind::Doubtful { good: 7 }, Refusal::Unavailable),

@@ -150,6 +150,12 @@ pub enum Transition {
         /// What the unfinished uploads beside it leave room for.
         quota: Quota,
     },
+    /// The upload store began something that the upload's bytes are to belong to. Refused where the
+    /// session has got another handle meanwhile.
+    Adopt {
+        /// The store's handle for it.
+        handle: String,
+    },
     /// Bytes were stored, or those that are held made durable.
     Advance {
         /// The next wanted offset from now on.
@@ -215,7 +221,7 @@ impl Transition {
         match self {
             // An upload of no bytes is whole with it: no later commit carries it along.
             Self::Begin { total, .. } => *total == 0,
-            Self::Name | Self::Postpone { .. } | Self::Undelivered { refused: None, .. } => false,
+            Self::Name | Self::Adopt { .. } | Self::Postpone { .. } | Self::Undelivered { refused: None, .. } => false,
             Self::Advance { durable, .. } => *durable,
             Self::Regress { .. } | Self::Intend(_) | Self::Withdraw | Self::Published | Self::End(_) => true,
             Self::Notify { .. } | Self::Delivered { .. } | Self::Undelivered { .. } => true,
@@ -431,6 +437,7 @@ impl Session {
             {
                 next.begin(*total, now);
             }
+            (State::ReceiveFragments, Transition::Adopt { handle }) => next.handle = Some(handle.clone()),
             (State::ReceiveFragments, Transition::Advance { to, synced, incarnation, handle, .. })
                 if self.is_progress(*to, *synced) && self.total.is_some_and(|total| *to <= total) && synced <= to =>
             {

@@ -38,6 +38,15 @@ pub trait UploadStore: Send + Sync + 'static {
     /// it cannot fit.
     async fn reserve(&self, upload: &Upload) -> Result<(), StoreError>;
 
+    /// Begins what the bytes that are about to be written will belong to, where the upload's handle
+    /// names nothing that fits: a new [handle](Upload::handle). Whoever gets one commits it before
+    /// anything is written, or [gives it up](Self::give_up), so that a crash leaves no bytes that
+    /// no row names.
+    async fn begin(&self, upload: &Upload) -> Result<Option<String>, StoreError> {
+        let _ = upload;
+        Ok(None)
+    }
+
     /// How many bytes of the upload, counted from its start, are there. At least `received`
     /// unless something was lost.
     async fn available(&self, upload: &Upload) -> Result<u64, StoreError>;
@@ -65,7 +74,8 @@ pub trait UploadStore: Send + Sync + 'static {
     /// May be called again after a crash at any point, and then finds out from `intent` how far
     /// the first call came.
     /// [`StoreErrorKind::Exists`], [`StoreErrorKind::IsFolder`] and [`StoreErrorKind::NoParent`]
-    /// mean that nothing was published and nothing will be.
+    /// mean that nothing was published and nothing will be; [`StoreErrorKind::Changed`] that it must be
+    /// [prepared](Self::prepare) anew.
     async fn publish(
         &self,
         upload: &Upload,
@@ -151,7 +161,7 @@ pub struct Upload {
     pub received: u64,
     /// Bytes that a power loss cannot take.
     pub synced: u64,
-    /// What the store gave in [`Written::handle`].
+    /// What the store gave in [`UploadStore::begin`] or [`Written::handle`].
     pub handle: Option<String>,
     /// The pieces that end after [`UploadStore::pieces_from`], in order.
     pub pieces: Vec<Piece>,
@@ -383,6 +393,8 @@ pub enum StoreErrorKind {
     Exists,
     /// The destination is a folder.
     IsFolder,
+    /// The destination is not any more what it was when the publishing was prepared.
+    Changed,
     /// The staged bytes are gone.
     Missing,
     /// Bytes from `good` on may be lost; they must be sent again.

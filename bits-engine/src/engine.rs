@@ -469,7 +469,7 @@ impl Inner {
     }
 
     /// Whether nothing comes between an upload's last byte and its publishing.
-    fn is_direct(&self, session: &Session) -> bool {
+    pub(crate) fn is_direct(&self, session: &Session) -> bool {
         let plain = |directory: &Directory| {
             directory.publish == PublishAt::LastFragment && !session.awaits_application(directory)
         };

@@ -141,7 +141,7 @@ impl Inner {
 
     /// Makes room for the upload and fixes its size; none when somebody else moved the session.
     pub(crate) async fn begin(&self, call: &Call, session: &Session, total: u64) -> Result<Option<Session>, Refusal> {
-        let upload = Upload { total, ..Upload::of(session, Vec::new()) };
+        let upload = Upload { total, direct: self.is_direct(session), ..Upload::of(session, Vec::new()) };
         // What can never fit takes no room from others, not even for a moment.
         if let Some(excess) = call.quota().excess(total, 0, 0) {
             return Err(self.over_quota(session, &upload, excess).await);
@@ -203,7 +203,19 @@ impl Inner {
         turn: &Turn,
     ) -> Result<Step, Refusal> {
         let store = self.storage(&session.storage)?;
-        let upload = self.upload(session).await?;
+        let mut upload = self.upload(session).await?;
+        let adopted;
+        let session = match store.begin(&upload).await.map_err(|error| call.store_refusal(&error))? {
+            None => session,
+            Some(handle) => match self.adopt(session, &handle).await? {
+                None => return Ok(Step::Again),
+                Some(session) => {
+                    upload.handle = Some(handle);
+                    adopted = session;
+                    &adopted
+                }
+            },
+        };
         let waiting = Waiting { idle: self.limits.idle_timeout, least_rate: self.limits.minimum_rate };
         let mut part = body.part(skip, length, waiting, turn.cut.clone());
         let mut written = store.write(&upload, &mut part).await;
@@ -228,6 +240,18 @@ impl Inner {
         } else {
             Ok(Step::Answer(Ack::fragment(session.id, session.received)))
         }
+    }
+
+    /// Commits a new handle and gives up the older one; none when somebody else moved the session.
+    async fn adopt(&self, session: &Session, handle: &str) -> Result<Option<Session>, Refusal> {
+        fault("handle-before-commit");
+        let Some(adopted) = self.commit(session, &Transition::Adopt { handle: handle.to_owned() }).await? else {
+            self.discard_unnamed(session, Some(handle.to_owned())).await?;
+            return Ok(None);
+        };
+        fault("handle-after-commit");
+        self.give_up(session, session.handle.clone()).await;
+        Ok(Some(adopted))
     }
 
     /// Keeps what is certain of a write that failed.

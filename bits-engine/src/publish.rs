@@ -238,6 +238,11 @@ impl Inner {
         error: &StoreError,
         conflict: http::StatusCode,
     ) -> Result<Option<Outcome>, Refusal> {
+        if error.kind == StoreErrorKind::Changed {
+            tracing::debug!(session = %session.id, %error, "the destination changed; its publishing is prepared anew");
+            self.commit(session, &Transition::Withdraw).await?;
+            return Ok(None);
+        }
         let refusal = self.job_refusal(session, error, conflict);
         match error.kind {
             StoreErrorKind::Exists | StoreErrorKind::IsFolder | StoreErrorKind::NoParent => {

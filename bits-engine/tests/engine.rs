@@ -340,6 +340,16 @@ async fn publishing_that_failed_is_tried_again() {
     }
 }
 
+/// What the destination was when the upload was prepared says how it is published.
+#[tokio::test]
+async fn what_changed_before_it_was_published_is_prepared_anew() {
+    let rig = Rig::new();
+    let id = rig.create("/upload/f").await;
+    rig.uploads.fail_next_publish(PublishFault::Before(StoreErrorKind::Changed));
+    assert_eq!(rig.fragment("/upload/f", id, 0, b"hello", 5).await.next_offset(), Some(5));
+    assert_eq!((rig.stored("f").unwrap(), rig.row(id).await.epoch), (Bytes::from("hello"), 2), "intended twice");
+}
+
 #[tokio::test]
 async fn the_first_to_finish_wins() {
     let rig = Rig::new();
@@ -598,11 +608,11 @@ async fn disabled_directories_lose_their_sessions() {
 async fn under_way(
     rig: &Arc<Rig>,
     id: SessionId,
-    came: &'static [u8],
+    came: &[u8],
     range: (usize, usize, usize),
 ) -> (mpsc::UnboundedSender<Result<Bytes, BodyError>>, tokio::task::JoinHandle<Option<Ack>>) {
     let (feed, body) = fed();
-    feed.send(Ok(Bytes::from_static(came))).unwrap();
+    feed.send(Ok(Bytes::copy_from_slice(came))).unwrap();
     let packet = Packet::new("/upload/f", "Fragment").session(id).range(range.0, range.1, range.2);
     let request = {
         let rig = rig.clone();
@@ -820,6 +830,42 @@ async fn room_made_for_a_session_that_is_over_is_given_back() {
     let ack = rig.fragment("/upload/f", id, 0, b"hello", 5).await;
     assert_eq!(code(&ack), Some(Hresult::BG_E_SESSION_NOT_FOUND));
     assert_eq!(rig.hooks.discards.load(Ordering::SeqCst), 1);
+}
+
+/// Some stores take larger uploads where nothing is copied.
+#[tokio::test]
+async fn room_is_made_for_an_upload_as_it_will_be_published() {
+    for publish in [PublishAt::LastFragment, PublishAt::CloseSession] {
+        let rig = Rig::with(|directory| directory.publish = publish);
+        let id = rig.create("/upload/f").await;
+        let _ = rig.fragment("/upload/f", id, 0, b"hello", 3).await;
+        assert_eq!(rig.hooks.reserved_direct.load(Ordering::SeqCst), publish == PublishAt::LastFragment);
+    }
+}
+
+/// What a server that dies leaves is named by the row, so that whoever ends the session deletes it.
+#[tokio::test]
+async fn what_parts_belong_to_is_in_the_row_before_them() {
+    let rig = Arc::new(Rig::new());
+    let id = rig.create("/upload/f").await;
+    let whole = content(5 * PART as usize);
+    let (feed, request) = under_way(&rig, id, &whole[..3 * PART as usize], (0, whole.len(), whole.len())).await;
+    let row = rig.row(id).await;
+    assert_eq!((row.received, row.handle.is_some()), (0, true));
+    let staged = rig.uploads.staged();
+    assert!(row.handle.is_some_and(|handle| staged.contains(&handle)), "{staged:?}");
+    drop(feed);
+    request.await.unwrap();
+}
+
+#[tokio::test]
+async fn what_was_begun_for_a_session_that_is_over_is_given_up() {
+    let rig = Rig::new();
+    let id = rig.create("/upload/f").await;
+    rig.hooks.end_at_begin.store(true, Ordering::SeqCst);
+    let ack = rig.fragment("/upload/f", id, 0, &content(3 * PART as usize), 5).await;
+    assert_eq!(code(&ack), Some(Hresult::BG_E_SESSION_NOT_FOUND));
+    assert_eq!(rig.uploads.staged(), Vec::<String>::new());
 }
 
 /// Decision 8: in the override form a Close-Session publishes an empty file only where no

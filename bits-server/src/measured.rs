@@ -167,6 +167,11 @@ impl UploadStore for Measured<dyn UploadStore> {
         files("reserve", self.0.reserve(upload)).await
     }
 
+    async fn begin(&self, upload: &Upload) -> Result<Option<String>, StoreError> {
+        // Asked before each write, and next to always nothing to do.
+        self.0.begin(upload).await
+    }
+
     async fn available(&self, upload: &Upload) -> Result<u64, StoreError> {
         files("available", self.0.available(upload)).await
     }

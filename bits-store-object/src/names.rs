@@ -127,8 +127,8 @@ pub(crate) enum Before {
     Unknown,
     /// Nothing.
     Absent,
-    /// An object with this tag.
-    Tag(String),
+    /// An object with this tag and, where that is to be replaced by one request, this version.
+    Tag(String, Option<String>),
 }
 
 impl Before {
@@ -136,7 +136,10 @@ impl Before {
         match text.split_once(' ') {
             None if text == "unknown" => Some(Self::Unknown),
             None if text == "absent" => Some(Self::Absent),
-            Some(("tag", tag)) => Some(Self::Tag(tag.to_owned())),
+            Some(("tag", text)) => Some(match text.rsplit_once(" version ") {
+                Some((tag, version)) => Self::Tag(tag.to_owned(), Some(version.to_owned())),
+                None => Self::Tag(text.to_owned(), None),
+            }),
             _ => None,
         }
     }
@@ -147,7 +150,8 @@ impl fmt::Display for Before {
         match self {
             Self::Unknown => f.write_str("unknown"),
             Self::Absent => f.write_str("absent"),
-            Self::Tag(tag) => write!(f, "tag {tag}"),
+            Self::Tag(tag, None) => write!(f, "tag {tag}"),
+            Self::Tag(tag, Some(version)) => write!(f, "tag {tag} version {version}"),
         }
     }
 }
@@ -167,7 +171,9 @@ mod tests {
         for text in ["", "7", "x 1 destination id", "7 1 destination"] {
             assert_eq!(Handle::parse(text), None, "{text}");
         }
-        for before in [Before::Unknown, Before::Absent, Before::Tag("\"a b\"".to_owned())] {
+        let tag = "\"a b\"".to_owned();
+        let tags = [Before::Tag(tag.clone(), None), Before::Tag(tag, Some("7".to_owned()))];
+        for before in [Before::Unknown, Before::Absent].into_iter().chain(tags) {
             assert_eq!(Before::parse(&before.to_string()), Some(before));
         }
         assert_eq!(Before::parse("something else"), None);

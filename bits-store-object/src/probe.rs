@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use crate::{
     error::{Failed, Why},
-    requests::Requests,
+    requests::{Found, Requests},
 };
 
 /// Which conditions the store keeps.
@@ -16,6 +16,8 @@ pub(crate) struct Conditions {
     pub(crate) put: bool,
     /// Nor copies one there.
     pub(crate) copy: bool,
+    /// It replaces the very object that it is asked to replace, and no other.
+    pub(crate) replace: bool,
 }
 
 /// Why a store cannot be used.
@@ -69,9 +71,13 @@ pub(crate) async fn probe(requests: &Requests) -> Result<Conditions, OpenError> 
     let mut known: Option<Conditions> = None;
     for _ in 0..ATTEMPTS {
         let Some(seen) = probe_once(requests).await? else { continue };
-        let before = known.unwrap_or(Conditions { put: false, copy: false });
-        let now = Conditions { put: before.put || seen.put, copy: before.copy || seen.copy };
-        if now.put && now.copy {
+        let before = known.unwrap_or(Conditions { put: false, copy: false, replace: false });
+        let now = Conditions {
+            put: before.put || seen.put,
+            copy: before.copy || seen.copy,
+            replace: before.replace || seen.replace,
+        };
+        if now.put && now.copy && now.replace {
             return Ok(now);
         }
         known = Some(now);
@@ -117,7 +123,17 @@ async fn try_out(
             other => other.map_err(OpenError::of)?,
         }
     }
-    Ok(Some(Conditions { put: is_kept(put)?, copy }))
+    let replace = replaces_by_tag(requests, session, first, &found).await;
+    Ok(Some(Conditions { put: is_kept(put)?, copy, replace }))
+}
+
+/// Nothing is required here: what fails is not used.
+async fn replaces_by_tag(requests: &Requests, session: SessionId, name: &str, found: &Found) -> bool {
+    let put = async |version| requests.put(name, "replaced".into(), PutMode::Update(version), Some(session)).await;
+    if put(found.version()).await.is_err() {
+        return false;
+    }
+    put(found.version()).await.is_err_and(|failed| failed.is_conflict())
 }
 
 /// Whether what must be refused was refused; an error where nobody can tell.

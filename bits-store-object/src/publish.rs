@@ -3,11 +3,12 @@
 
 use bits_core::{Piece, Precondition, PublishIntent, StoreError, StoreErrorKind, Upload};
 use bytes::Bytes;
-use object_store::{CopyMode, PutMode, PutPayload};
+use object_store::{CopyMode, PutMode, PutPayload, UpdateVersion};
 
 use crate::{
     error::{Failed, doubtful},
     names::{self, Before, Handle, Home, Place},
+    probe::Conditions,
     reading,
     requests::Found,
     staged,
@@ -54,21 +55,23 @@ pub(crate) async fn prepare(
     if !upload.direct {
         sync(shared, upload).await?;
     }
-    let before = if is_put_by_condition(shared, upload, precondition) {
+    let before = if decides_by_itself(shared, upload, precondition) {
         Before::Unknown
     } else {
         match shared.requests.head(upload.key.as_str()).await? {
             Some(found) if !precondition.overwrite && !found.is_of(upload.session) => return Err(exists(upload)),
-            Some(found) => Before::Tag(found.tag()),
+            Some(found) if shared.layout(upload).has_parts() => Before::Tag(found.tag(), None),
+            Some(found) => Before::Tag(found.tag(), found.version().version),
             None => Before::Absent,
         }
     };
     Ok(PublishIntent(before.to_string()))
 }
 
-/// Whether one request decides and publishes.
-fn is_put_by_condition(shared: &Shared, upload: &Upload, precondition: Precondition) -> bool {
-    !shared.layout(upload).has_parts() && (precondition.overwrite || shared.conditions.put)
+/// Whether one request publishes, and needs no look at the destination before it.
+fn decides_by_itself(shared: &Shared, upload: &Upload, precondition: Precondition) -> bool {
+    let Conditions { put, replace, .. } = shared.conditions;
+    !shared.layout(upload).has_parts() && if precondition.overwrite { !replace } else { put }
 }
 
 pub(crate) async fn publish(
@@ -168,11 +171,31 @@ impl Job<'_> {
         if !self.overwrite && !self.shared.conditions.put && self.stands_or_is_taken().await? {
             return Ok(());
         }
-        let mode = if self.overwrite || !self.shared.conditions.put { PutMode::Overwrite } else { PutMode::Create };
-        let put = self.shared.requests.put(self.upload.key.as_str(), payload, mode, Some(self.upload.session)).await;
-        match put {
+        let mode = self.put_mode();
+        let is_late =
+            |failed: &Failed| failed.is_conflict() || (matches!(mode, PutMode::Update(_)) && failed.is_missing());
+        let session = Some(self.upload.session);
+        match self.shared.requests.put(self.upload.key.as_str(), payload, mode.clone(), session).await {
             Ok(()) => Ok(()),
+            Err(failed) if self.overwrite && is_late(&failed) => match self.stands().await? {
+                true => Ok(()),
+                false => Err(failed.meaning(StoreErrorKind::Changed)),
+            },
             Err(failed) => self.after_error(failed).await,
+        }
+    }
+
+    /// Replaces what stood there when the intent was made, and nothing newer: whoever was frozen since
+    /// then comes too late.
+    fn put_mode(&self) -> PutMode {
+        let Conditions { put, replace, .. } = self.shared.conditions;
+        match &self.before {
+            Before::Tag(tag, version) if self.overwrite && replace => {
+                PutMode::Update(UpdateVersion { e_tag: Some(tag.clone()), version: version.clone() })
+            }
+            Before::Absent if self.overwrite && replace => PutMode::Create,
+            _ if !self.overwrite && put => PutMode::Create,
+            _ => PutMode::Overwrite,
         }
     }
 
@@ -271,7 +294,7 @@ impl Job<'_> {
     /// all that is left to go by once the staged object is gone.
     async fn has_changed_to_ours(&self) -> Result<bool, StoreError> {
         let is_new = |found: Found| match &self.before {
-            Before::Tag(tag) => found.tag() != *tag,
+            Before::Tag(tag, _) => found.tag() != *tag,
             Before::Absent => true,
             Before::Unknown => false,
         };

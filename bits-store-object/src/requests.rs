@@ -8,7 +8,7 @@ use futures_util::{StreamExt, TryStreamExt, stream::BoxStream};
 use http::Method;
 use object_store::{
     Attribute, Attributes, CopyMode, CopyOptions, GetOptions, GetResult, ObjectMeta, ObjectStore, PutMode,
-    PutMultipartOptions, PutOptions, PutPayload,
+    PutMultipartOptions, PutOptions, PutPayload, UpdateVersion,
     multipart::{MultipartStore, PartId},
     path::Path,
     signer::Signer,
@@ -110,6 +110,11 @@ impl Found {
     /// Whether the object says that it is this session's upload.
     pub(crate) fn is_of(&self, session: SessionId) -> bool {
         self.session.as_deref() == Some(&session.uuid().to_string())
+    }
+
+    /// What a request names that is to replace this object and no other.
+    pub(crate) fn version(&self) -> UpdateVersion {
+        UpdateVersion { e_tag: self.meta.e_tag.clone(), version: self.meta.version.clone() }
     }
 
     /// Another one for any other content.

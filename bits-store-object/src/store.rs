@@ -186,6 +186,10 @@ impl UploadStore for ObjectUploads {
         Ok(())
     }
 
+    async fn begin(&self, upload: &Upload) -> Result<Option<String>, StoreError> {
+        writer::begin(&self.shared, upload).await
+    }
+
     /// Asks the store nothing: what it lost is found when the bytes are used.
     async fn available(&self, upload: &Upload) -> Result<u64, StoreError> {
         let mut reached = self.shared.layout(upload).told_from(upload.received);

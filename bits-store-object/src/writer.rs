@@ -218,7 +218,9 @@ impl<'a> Writer<'a> {
     /// where it would end up at the wrong place.
     fn may_go_on(&self, handle: &Handle, start: u64) -> bool {
         start > 0
-            || (handle.epoch == self.upload.epoch && self.shared.is_direct(&self.upload) == is_at_destination(handle))
+            || (handle.epoch == self.upload.epoch
+                && handle.part_size == self.layout.part_size()
+                && self.shared.is_direct(&self.upload) == is_at_destination(handle))
     }
 
     async fn begin_multipart(&mut self) -> Result<Handle, StoreError> {
@@ -279,6 +281,18 @@ impl<'a> Writer<'a> {
         self.upload.pieces.push(piece.clone());
         self.written.push(piece);
     }
+}
+
+/// Begins a multipart upload before the first part, where there are to be parts and the upload has
+/// none that they could belong to.
+pub(crate) async fn begin(shared: &Shared, upload: &Upload) -> Result<Option<String>, StoreError> {
+    let mut writer = Writer::new(shared, upload);
+    let start = writer.layout.start(upload.received);
+    let goes_on = Handle::of(upload).is_some_and(|handle| writer.may_go_on(&handle, start));
+    if writer.layout.has_parts() && start == 0 && !goes_on {
+        writer.begin_multipart().await?;
+    }
+    Ok(writer.new_handle)
 }
 
 /// The bytes of pieces in order, those in memory too.

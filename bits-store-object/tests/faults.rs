@@ -288,7 +288,72 @@ async fn an_upload_of_one_fragment_is_one_put() {
     assert_eq!(bench.requests(), [("put", 1)], "no bytes");
     let upload = bench.write_all(&bench.upload(10), &data(10), 10).await;
     bench.publish(&upload, REPLACE).await.unwrap();
-    assert_eq!(bench.requests(), [("put", 1)], "overwriting");
+    assert_eq!(bench.requests(), [("put", 1), ("head", 1)], "overwriting");
+}
+
+/// Whoever was frozen amid publishing, or whose request hung in the network, comes too late.
+#[tokio::test]
+async fn a_late_overwriting_replaces_nothing_newer() {
+    for ignores_conditions in [false, true] {
+        for stands in [false, true] {
+            let faults = Faults { ignores_conditions, ..Faults::default() };
+            let bench = Bench::with(AT_DESTINATION, faults).await;
+            let upload = bench.write_all(&bench.upload(700), &data(700), 700).await;
+            let path = Path::parse(upload.key.as_str()).unwrap();
+            if stands {
+                bench.faulty.inner.put(&path, "old".into()).await.unwrap();
+            }
+            let intent = bench.store.prepare(&upload, REPLACE).await.unwrap();
+            bench.faulty.inner.put(&path, "newer".into()).await.unwrap();
+            let late = bench.store.publish(&intended(&upload), REPLACE, &intent).await;
+            if ignores_conditions {
+                late.unwrap();
+            } else {
+                assert_eq!(kind(late), StoreErrorKind::Changed);
+                assert_eq!(bench.read(&upload).await.unwrap(), b"newer");
+                // What is published anew replaces it.
+                bench.publish(&upload, REPLACE).await.unwrap();
+            }
+            assert_eq!(bench.read(&upload).await.unwrap(), data(700));
+            assert_eq!(bench.staged().await, [""; 0]);
+        }
+    }
+}
+
+/// What it was to replace is gone: there is nothing that it would be too late for.
+#[tokio::test]
+async fn an_overwriting_of_what_is_gone_is_prepared_anew() {
+    let bench = Bench::new(AT_DESTINATION).await;
+    let upload = bench.write_all(&bench.upload(700), &data(700), 700).await;
+    let path = Path::parse(upload.key.as_str()).unwrap();
+    bench.faulty.inner.put(&path, "old".into()).await.unwrap();
+    let intent = bench.store.prepare(&upload, REPLACE).await.unwrap();
+    bench.faulty.inner.delete(&path).await.unwrap();
+    assert_eq!(kind(bench.store.publish(&intended(&upload), REPLACE, &intent).await), StoreErrorKind::Changed);
+    bench.publish(&upload, REPLACE).await.unwrap();
+    assert_eq!(bench.read(&upload).await.unwrap(), data(700));
+}
+
+/// Of what is begun before its parts, as of what is begun for them, there is one.
+#[tokio::test]
+async fn a_multipart_upload_is_begun_once() {
+    let bench = Bench::new(AT_DESTINATION).await;
+    assert_eq!(bench.store.begin(&bench.upload(PART)).await.unwrap(), None, "it is one part");
+    let fresh = bench.upload(3 * PART);
+    let handle = bench.store.begin(&fresh).await.unwrap();
+    assert!(handle.is_some());
+    assert_eq!(bench.requests(), [("create", 1)]);
+    let begun = Upload { handle, ..fresh };
+    assert_eq!(bench.store.begin(&begun).await.unwrap(), None);
+    let held = bench.write_all(&begun, &data(3 * PART)[..1600], 800).await;
+    assert_eq!((held.handle.clone(), bench.store.begin(&held).await.unwrap()), (begun.handle.clone(), None));
+    let requests = bench.requests();
+    assert!(requests.iter().all(|(kind, _)| *kind != "create"), "{requests:?}");
+    // Who was sent back may still be writing to the older one; so may who thought that nothing is
+    // published at once.
+    for changed in [Upload { epoch: 1, ..begun.clone() }, Upload { direct: false, ..begun }] {
+        assert!(bench.store.begin(&changed).await.unwrap().is_some_and(|handle| Some(handle) != changed.handle));
+    }
 }
 
 #[tokio::test]
@@ -327,7 +392,6 @@ async fn a_store_without_conditions_is_looked_at_first() {
     }
 }
 
-/// An error proves nothing: what was done is found.
 /// The probe's objects belong to no session: who cleans up may delete them.
 #[tokio::test]
 async fn a_sweep_amid_the_probe_is_no_judgement_of_the_store() {
@@ -338,6 +402,7 @@ async fn a_sweep_amid_the_probe_is_no_judgement_of_the_store() {
     }
 }
 
+/// An error proves nothing: what was done is found.
 #[tokio::test]
 async fn success_whose_answer_is_lost_is_success() {
     for (traits, request) in

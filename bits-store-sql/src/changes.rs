@@ -91,6 +91,7 @@ impl Operation for Change {
                 self.subscribers.is_empty()
             }
             Transition::Name
+            | Transition::Adopt { .. }
             | Transition::Notify { .. }
             | Transition::Intend(_)
             | Transition::Withdraw
@@ -153,6 +154,7 @@ impl Change {
                 .bind(to_integer(*total)?)
                 .bind(limit(quota.per_user))
                 .bind(limit(quota.directory)),
+            Transition::Adopt { handle } => self.at(sql.adopt)?.bind(handle).bind(self.from.handle.as_deref()),
             Transition::Advance { to, synced, incarnation, handle, .. } => self
                 .at(sql.advance)?
                 .bind(to_integer(*to)?)

@@ -124,6 +124,7 @@ macro_rules! with_statements {
                 "SELECT id, ", unfinished_of_user!(), " AS of_user, ", unfinished_of_directory!(), " AS of_directory \
                  FROM session WHERE ", unmoved!("'receiving'"), " AND total IS NULL"
             );
+            adopt = update!("'receiving'", "handle = $4", "coalesce(handle, '') = coalesce($5, '')");
             /// The only write of a fragment: one row of one table, no index.
             advance = update!(
                 "'receiving'",

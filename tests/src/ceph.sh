@@ -47,6 +47,8 @@ cluster addr = 127.0.0.1
 rgw data = $folder/rgw
 rgw dns name = 127.0.0.1
 rgw enable usage log = false
+# A day of lifecycle rules, in seconds.
+rgw lc debug interval = 2
 rgw frontends = beast endpoint=127.0.0.1:$port
 CONF
 quiet() { "$@" > last.log 2>&1 || { cat last.log >&2; exit 1; }; }

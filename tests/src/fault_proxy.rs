@@ -156,7 +156,7 @@ impl Shared {
     fn ask(&self, head: &str, body: &[u8], drop_conditions: bool) -> io::Result<Vec<u8>> {
         let kept = |line: &&str| {
             let name = line.split(':').next().unwrap_or_default().to_ascii_lowercase();
-            name != "connection" && !(drop_conditions && name == "if-none-match")
+            name != "connection" && !(drop_conditions && matches!(name.as_str(), "if-match" | "if-none-match"))
         };
         let mut sent: String = head.split("\r\n").filter(kept).collect::<Vec<_>>().join("\r\n");
         sent.push_str("\r\nConnection: close\r\n\r\n");

@@ -236,6 +236,7 @@ impl Files {
         let is_head = request.method() == hyper::Method::HEAD;
         let wanted = request.headers().get(hyper::header::IF_MATCH).cloned();
         let is_read = request.method() == hyper::Method::GET;
+        let is_of_parts = request.uri().query().is_some_and(|query| query.contains("uploadId="));
         // A client that is slow or cut off holds up nobody.
         let (head, body) = request.into_parts();
         let body = body.collect().await?.to_bytes();
@@ -247,6 +248,12 @@ impl Files {
             head.status = hyper::StatusCode::NOT_FOUND;
         }
         let mut body = body.collect().await?.to_bytes();
+        // It refuses access to a multipart upload that it does not know.
+        if is_of_parts && head.status == hyper::StatusCode::FORBIDDEN {
+            head.status = hyper::StatusCode::NOT_FOUND;
+            head.headers.clear();
+            body = Bytes::from_static(b"<Error><Code>NoSuchUpload</Code></Error>");
+        }
         // It reads whatever stands there, also where a tag is asked for.
         let tag = head.headers.get(hyper::header::ETAG);
         if is_read && head.status.is_success() && wanted.is_some_and(|wanted| tag != Some(&wanted)) {

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use bucket::objects;
+use bucket::{multiparts, objects};
 use tests::{
     Behaviour, Fault, FaultProxy, Form, ObjectStore, Packet, Postgres, Raw, Response, Server, ServerOptions,
     assert_error, assert_next, assert_ok, pattern, python, server_binary, wait_until,
@@ -154,6 +154,8 @@ fn into_azurite_with_sessions_in_postgres() {
 #[test]
 fn no_crash_loses_what_was_acknowledged() {
     for (at, point) in [
+        "handle-before-commit",
+        "handle-after-commit",
         "fragment-before-commit",
         "fragment-after-commit",
         "intent-before-commit",
@@ -165,6 +167,9 @@ fn no_crash_loses_what_was_acknowledged() {
     .enumerate()
     {
         for size in [5000, 9 * MIB] {
+            if point.starts_with("handle") && size < 8 * MIB {
+                continue;
+            }
             let path = format!("/upload/{at}-{size}");
             let content = pattern(at as u64, size as usize);
             let store = ObjectStore::small();
@@ -172,8 +177,9 @@ fn no_crash_loses_what_was_acknowledged() {
             server.launch();
             let session = server.raw().create(&path);
             let mut raw = server.raw();
-            raw.send(&Packet::fragment(Form::Native, &path, &session, 0, &content, size).encode());
-            assert!(raw.try_receive().is_err(), "{point} was not passed");
+            // It may die with the body on its way.
+            let sent = raw.try_send(&Packet::fragment(Form::Native, &path, &session, 0, &content, size).encode());
+            assert!(sent.and_then(|()| raw.try_receive()).is_err(), "{point} was not passed");
             server.wait();
             server.restart_with(options(&store, SQLITE, ""));
             send(&server, &path, &session, &content, content.len());
@@ -181,6 +187,34 @@ fn no_crash_loses_what_was_acknowledged() {
             assert_ok(&server.raw().close(&path, &session), 200);
         }
     }
+}
+
+/// What the parts of a fragment belong to is in the row before them: the session's end ends it.
+#[test]
+fn a_crash_leaves_no_parts_behind() {
+    let store = ObjectStore::ceph();
+    let content = pattern(1, 18 * MIB as usize);
+    let mut server = Server::prepare(options(&store, SQLITE, "").env("BITS_FAULT", "fragment-before-commit"));
+    server.launch();
+    let session = server.raw().create("/upload/file");
+    let mut raw = server.raw();
+    raw.patience(Duration::from_secs(60));
+    raw.send(&Packet::fragment(Form::Native, "/upload/file", &session, 0, &content[..9 << 20], 18 * MIB).encode());
+    assert!(raw.try_receive().is_err(), "the server has not died");
+    server.wait();
+    assert_eq!(multiparts(&store).len(), 1);
+    server.restart_with(options(&store, SQLITE, ""));
+    assert_ok(&server.raw().cancel("/upload/file", &session), 200);
+    wait_until("its parts are given up", || multiparts(&store).is_empty());
+}
+
+/// Of what S3 cannot copy in one request; nothing is copied here.
+#[test]
+fn more_than_five_gibibytes_are_taken() {
+    let store = ObjectStore::small();
+    let server = Server::start(options(&store, SQLITE, ""));
+    let session = server.raw().create("/upload/large");
+    assert_next(&server.raw().fragment("/upload/large", &session, 0, b"hello", 6 << 30), 5);
 }
 
 /// Such as one that an operator tries out, or that came up with the wrong `state.url`. It is told.

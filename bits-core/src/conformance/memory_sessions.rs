@@ -123,7 +123,11 @@ impl SessionStore for MemorySessions {
             self.failing.store(left - 1, Ordering::SeqCst);
             return Err(SessionStoreError::Unavailable("the commit was told to fail".into()));
         }
-        let Some(session) = rows.get(&from.id).and_then(Row::live).filter(|session| session.is_unmoved(from)) else {
+        let stands = |session: &&Session| {
+            session.is_unmoved(from)
+                && (session.handle == from.handle || !matches!(transition, Transition::Adopt { .. }))
+        };
+        let Some(session) = rows.get(&from.id).and_then(Row::live).filter(stands) else {
             return Ok(Commit::Moved);
         };
         let Ok(after) = session.apply(transition, now) else { return Ok(Commit::Moved) };

@@ -243,6 +243,12 @@ impl UploadStore for MemoryUploads {
         self.reach().map(drop)
     }
 
+    async fn begin(&self, upload: &Upload) -> Result<Option<String>, StoreError> {
+        let mut bucket = self.reach()?;
+        let needs_none = !self.has_parts(upload) || upload.received >= self.part_size;
+        Ok((!needs_none && bucket.multipart(upload).is_none()).then(|| bucket.begin(upload)))
+    }
+
     async fn available(&self, upload: &Upload) -> Result<u64, StoreError> {
         let mut bucket = self.reach()?;
         Ok(self.reached(&mut bucket, upload))
@@ -323,6 +329,14 @@ impl UploadStore for MemoryUploads {
         let mut bucket = self.reach()?;
         self.cleanup(&mut bucket, upload);
         bucket.objects.remove(&reply(upload));
+        Ok(())
+    }
+
+    async fn give_up(&self, upload: &Upload) -> Result<(), StoreError> {
+        let mut bucket = self.reach()?;
+        if let Some(handle) = &upload.handle {
+            bucket.multiparts.remove(handle);
+        }
         Ok(())
     }
 
@@ -417,6 +431,14 @@ impl Bucket {
     fn unique(&mut self) -> u64 {
         self.counter += 1;
         self.counter
+    }
+
+    /// A new multipart upload; its handle.
+    fn begin(&mut self, upload: &Upload) -> String {
+        let handle = format!("{} upload {}", upload.key, self.unique());
+        let multipart = Multipart { session: upload.session, parts: BTreeMap::new() };
+        self.multiparts.insert(handle.clone(), multipart);
+        handle
     }
 
     fn multipart(&mut self, upload: &Upload) -> Option<&mut Multipart> {
@@ -628,9 +650,7 @@ impl<'a> Writer<'a> {
         if self.reached >= self.store.part_size {
             return Err(doubtful(0, "the multipart upload is gone"));
         }
-        let handle = format!("{} upload {}", self.upload.key, bucket.unique());
-        let multipart = Multipart { session: self.upload.session, parts: BTreeMap::new() };
-        bucket.multiparts.insert(handle.clone(), multipart);
+        let handle = bucket.begin(&self.upload);
         self.upload.handle = Some(handle.clone());
         self.new_handle = Some(handle.clone());
         Ok(handle)

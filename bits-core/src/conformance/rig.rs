@@ -92,6 +92,7 @@ impl Rig {
         id: SessionId,
         body: Vec<Result<Bytes, BodyError>>,
     ) -> Written {
+        self.open_handle(store, id).await;
         let session = self.session(id).await;
         let upload = self.upload(store, id).await;
         let written = write_only(store, &upload, body).await;
@@ -101,6 +102,14 @@ impl Rig {
             self.discard_replaced(store, id).await;
         }
         written
+    }
+
+    /// Commits the handle that the store wants for what comes next, if it wants one.
+    pub(super) async fn open_handle(&self, store: &impl UploadStore, id: SessionId) {
+        let upload = self.upload(store, id).await;
+        if let Some(handle) = store.begin(&upload).await.expect("the store answers") {
+            self.commit(&self.session(id).await, &Transition::Adopt { handle }).await;
+        }
     }
 
     /// Deletes what newer pieces replaced, twice: done already is done well.

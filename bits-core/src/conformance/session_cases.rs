@@ -179,6 +179,18 @@ pub(super) async fn the_size_is_fixed_once(probe: impl SessionProbe) {
     assert_eq!(live(store.commit(&fresh, &begin(10)).await).total, Some(10));
 }
 
+/// Of two that began something for one session, the first is named.
+pub(super) async fn a_handle_is_adopted_once(probe: impl SessionProbe) {
+    let store = probe.store();
+    let begun = reach(store, Stage::Begun).await;
+    let first = live(store.commit(&begun, &adopt("first")).await);
+    assert_eq!(store.commit(&begun, &adopt("second")).await.unwrap(), Commit::Moved);
+    assert_eq!(load(store, begun.id).await, Some(Found::Live(first.clone())));
+    let third = live(store.commit(&first, &adopt("third")).await);
+    assert_eq!(store.commit(&first, &adopt("fourth")).await.unwrap(), Commit::Moved);
+    assert_eq!(third.handle.as_deref(), Some("third"));
+}
+
 /// A quota counts the full sizes of what is unfinished in its directory, of one principal or of
 /// all, whatever the directory's case.
 pub(super) async fn a_quota_counts_unfinished_sizes(probe: impl SessionProbe) {
@@ -908,6 +920,7 @@ pub(super) fn transitions(session: &Session) -> Vec<Transition> {
         Transition::Name,
         begin(10),
         begin(11),
+        adopt("begun"),
         advance(at + 1, &[piece(at, 1, "next")]),
         advance(10, &[piece(0, 10, "whole")]),
         advance(at, &[]),
@@ -957,6 +970,10 @@ pub(super) fn transitions(session: &Session) -> Vec<Transition> {
 
 pub(super) fn begin(total: u64) -> Transition {
     Transition::Begin { total, quota: Quota::NONE }
+}
+
+fn adopt(handle: &str) -> Transition {
+    Transition::Adopt { handle: handle.to_owned() }
 }
 
 pub(super) fn advance(to: u64, pieces: &[Piece]) -> Transition {

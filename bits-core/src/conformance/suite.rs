@@ -66,6 +66,7 @@ suite! {$
     a_stale_row_commits_nothing
     a_regress_stops_the_older_writer
     the_size_is_fixed_once
+    a_handle_is_adopted_once
     a_quota_counts_unfinished_sizes
     a_quota_holds_in_a_race
     one_of_many_writers_commits
@@ -112,6 +113,7 @@ suite! {$
     regress_then_rewrite
     writes_without_a_row_do_no_harm
     a_stale_writer_does_no_harm
+    what_was_begun_can_be_given_up
     what_was_written_is_available
     sync_at_any_offset
     inspect_says_what_stands_there

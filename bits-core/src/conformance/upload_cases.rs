@@ -247,6 +247,22 @@ pub(super) async fn a_stale_writer_does_no_harm(probe: impl UploadProbe) {
     assert_published(&probe, "in/file", &data).await;
 }
 
+/// What was begun is begun once, and an upload ends well though it was given up.
+pub(super) async fn what_was_begun_can_be_given_up(probe: impl UploadProbe) {
+    let (rig, store) = (Rig::default(), probe.store());
+    let data = pattern(9, probe.part_size() * 2 + 1);
+    let id = rig.begin(store, "in/file", data.len() as u64).await;
+    rig.open_handle(store, id).await;
+    let upload = rig.upload(store, id).await;
+    assert_eq!(store.begin(&upload).await.unwrap(), None, "{upload:?}");
+    for _ in 0..2 {
+        store.give_up(&upload).await.unwrap();
+    }
+    rig.complete(store, id, &data).await;
+    assert_published(&probe, "in/file", &data).await;
+    assert!(probe.staged_is_empty().await);
+}
+
 /// What was written is there, from the first byte on.
 pub(super) async fn what_was_written_is_available(probe: impl UploadProbe) {
     let (rig, store) = (Rig::default(), probe.store());

@@ -21,6 +21,10 @@ pub(crate) struct Hooked {
     pub(crate) fail_available: AtomicBool,
     /// When room is made for an upload, its session has just been ended and cleaned up.
     pub(crate) end_at_reserve: AtomicBool,
+    /// Whether room is made for an upload that is published without a pause.
+    pub(crate) reserved_direct: AtomicBool,
+    /// When something was begun for an upload, its session has just been ended and cleaned up.
+    pub(crate) end_at_begin: AtomicBool,
     /// How often something was discarded.
     pub(crate) discards: AtomicUsize,
 }
@@ -33,6 +37,8 @@ impl Hooked {
             deny_publish: AtomicBool::new(false),
             fail_available: AtomicBool::new(false),
             end_at_reserve: AtomicBool::new(false),
+            reserved_direct: AtomicBool::new(false),
+            end_at_begin: AtomicBool::new(false),
             discards: AtomicUsize::new(0),
         }
     }
@@ -53,6 +59,7 @@ impl UploadStore for Hooked {
     }
 
     async fn reserve(&self, upload: &Upload) -> Result<(), StoreError> {
+        self.reserved_direct.store(upload.direct, Ordering::SeqCst);
         if self.end_at_reserve.load(Ordering::SeqCst)
             && let Ok(Some(Found::Live(session))) = self.sessions.load(upload.session).await
         {
@@ -60,6 +67,18 @@ impl UploadStore for Hooked {
             let _ = self.sessions.cleaned(upload.session).await;
         }
         self.inner.reserve(upload).await
+    }
+
+    async fn begin(&self, upload: &Upload) -> Result<Option<String>, StoreError> {
+        let begun = self.inner.begin(upload).await?;
+        if begun.is_some()
+            && self.end_at_begin.load(Ordering::SeqCst)
+            && let Ok(Some(Found::Live(session))) = self.sessions.load(upload.session).await
+        {
+            let _ = self.sessions.commit(&session, &Transition::End(Ending::Cancelled)).await;
+            let _ = self.sessions.cleaned(upload.session).await;
+        }
+        Ok(begun)
     }
 
     async fn available(&self, upload: &Upload) -> Result<u64, StoreError> {
@@ -96,6 +115,10 @@ impl UploadStore for Hooked {
     async fn discard(&self, upload: &Upload) -> Result<(), StoreError> {
         self.discards.fetch_add(1, Ordering::SeqCst);
         self.inner.discard(upload).await
+    }
+
+    async fn give_up(&self, upload: &Upload) -> Result<(), StoreError> {
+        self.inner.give_up(upload).await
     }
 
     async fn discard_pieces(&self, upload: &Upload, pieces: &[Piece]) -> Result<(), StoreError> {
