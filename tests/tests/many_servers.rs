@@ -251,10 +251,10 @@ fn assert_all_stand(cluster: &mut Cluster, done: &[(String, Vec<u8>)], unfinishe
     assert_nothing_left(cluster, &paths, unfinished);
 }
 
-/// `BITS_KILLS` of them, 15 where nobody says; `BITS_SEED` repeats a run as far as time does.
+/// `BITS_KILLS` of them, 30 where nobody says; `BITS_SEED` repeats a run as far as time does.
 #[test]
 fn kills_at_any_moment_lose_nothing() {
-    let kills = number_from("BITS_KILLS").unwrap_or(15);
+    let kills = number_from("BITS_KILLS").unwrap_or(30);
     let mut random = seed();
     let mut cluster = cluster();
     let balancer = balancer(&cluster);
@@ -475,7 +475,7 @@ impl Amid {
     const fn shape(self) -> (u64, u64, u64) {
         match self {
             Self::Fragment => (50 * KIB, 20 * KIB, 20 * KIB),
-            Self::Begin => (18 * MIB, 0, 9 * MIB),
+            Self::Begin => (9 * MIB, 0, MIB),
             Self::Part => (18 * MIB, 9 * MIB, 8 * MIB),
             Self::Completion => (9 * MIB, 8 * MIB, MIB),
             Self::Put => (50 * KIB, 0, 50 * KIB),
