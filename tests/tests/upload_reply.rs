@@ -4,6 +4,7 @@
 use std::{
     fs::{self, File},
     io::{BufRead, BufReader, Read},
+    net::SocketAddr,
     path::PathBuf,
     process::{Child, Command, Output, Stdio},
     time::Duration,
@@ -11,7 +12,7 @@ use std::{
 
 use tempfile::TempDir;
 use tests::{
-    Application, Behaviour, Form, Packet, Raw, Response, Server, ServerOptions, application_binary, assert_next,
+    Application, Behaviour, Form, Gate, Packet, Raw, Response, Server, ServerOptions, application_binary, assert_next,
     assert_ok, assert_staging_empty, client_binary, fetch_resumed, list_files, pattern, wait_until,
 };
 
@@ -67,7 +68,11 @@ impl Terminal {
     }
 
     fn upload_reply(&self, server: &Server) -> Command {
-        self.command(&["upload-reply", "source", &server.url(FILE), "-o", "reply"])
+        self.upload_reply_to(server.address())
+    }
+
+    fn upload_reply_to(&self, address: SocketAddr) -> Command {
+        self.command(&["upload-reply", "source", &format!("http://{address}{FILE}"), "-o", "reply"])
     }
 
     /// Whether a job says how far its reply has come.
@@ -136,11 +141,13 @@ fn a_client_that_is_killed_goes_on_with_its_reply() {
     let options = ServerOptions::directory(&application.lines("by-value", "")).env("RUST_LOG", "bits_server=debug");
     let server = Server::start(options);
     let terminal = Terminal::new(b"content");
-    let mut client = terminal.upload_reply(&server).spawn().unwrap();
+    let gate = Gate::start(server.address());
+    let mut client = terminal.upload_reply_to(gate.address()).spawn().unwrap();
     wait_until("the job knows of a part of the reply", || terminal.knows_of_a_part());
     client.kill().unwrap();
     client.wait().unwrap();
     assert!(!terminal.reply().exists(), "a part of a reply stands under its name");
+    gate.open();
     assert_done(&terminal.command(&["resume"]).output().unwrap());
     let mut reply = File::open(terminal.reply()).unwrap();
     assert_eq!(reply.metadata().unwrap().len(), LENGTH);
