@@ -68,7 +68,7 @@ impl Small {
         format!(
             "{uploads} uploads of {} KiB over {} connections, each from its creation to the end of its session, {runs} \
              interleaved runs after one to warm up: median (least-most). Servers that do not sync have file and folder \
-             synced after their answer by the load generator, whose processor time does not count. The floor is a \
+             synced after their answer by the load generator; the processor time of that counts as theirs. The floor is a \
              program without HTTP that does for each upload, as many at once, only: a row, the file, a row, its sync, \
              a row, a rename, a sync of the folder, a row; rows that wait are committed together.",
             self.bytes >> 10,
@@ -84,15 +84,15 @@ impl Small {
         let elapsed = start.elapsed();
         let cpu = measure::cpu(server.process())? - cpu_before;
         if let Some(result) = result {
-            result.add(uploads, elapsed.as_secs_f64(), cpu);
-            result.milliseconds.extend(done.iter().flatten().map(|(_, milliseconds)| *milliseconds));
+            let of_syncs = done.iter().flatten().fold(Cpu::default(), |sum, upload| sum + upload.cpu_of_sync);
+            result.add(uploads, elapsed.as_secs_f64(), cpu + of_syncs);
+            result.milliseconds.extend(done.iter().flatten().map(|upload| upload.milliseconds));
             result.requests.add(&requests_before, &server.store_requests()?);
         }
-        server.delete(&done.into_iter().flatten().map(|(name, _)| name).collect::<Vec<_>>())
+        server.delete(&done.into_iter().flatten().map(|upload| upload.name).collect::<Vec<_>>())
     }
 
-    /// Names of the files with the milliseconds that each upload took.
-    fn upload_some(&self, server: &Running, numbers: impl Iterator<Item = usize>) -> Result<Vec<(String, f64)>> {
+    fn upload_some(&self, server: &Running, numbers: impl Iterator<Item = usize>) -> Result<Vec<Done>> {
         let mut done = Vec::new();
         let mut connection = server.connect()?;
         for number in numbers {
@@ -101,13 +101,23 @@ impl Small {
             upload.fragment(0, self.bytes)?;
             let name = upload.name().to_owned();
             connection = upload.close()?;
-            if let (Protocol::Tus, Some(file)) = (server.protocol(), server.file(&name)) {
-                sync(&file)?;
-            }
-            done.push((name, start.elapsed().as_secs_f64() * 1e3));
+            let cpu_of_sync = match (server.protocol(), server.file(&name)) {
+                (Protocol::Tus, Some(file)) => sync(&file)?,
+                _ => Cpu::default(),
+            };
+            done.push(Done { name, milliseconds: start.elapsed().as_secs_f64() * 1e3, cpu_of_sync });
         }
         Ok(done)
     }
+}
+
+/// One upload of a run.
+struct Done {
+    /// Of its file.
+    name: String,
+    milliseconds: f64,
+    /// Where the load generator synced it.
+    cpu_of_sync: Cpu,
 }
 
 /// The program that does the least.
