@@ -15,7 +15,7 @@ use rustix::{
 use crate::{
     batch::Batch,
     error::{doubtful, failed},
-    progress::Progress,
+    progress::{Checkpoint, Progress, Share},
     room::Room,
     root::{FolderMode, Root, file_type, look},
     sys::{mode_of, start_writeback, sync_all, sync_data},
@@ -109,9 +109,9 @@ impl Staged {
         self.progress.written()
     }
 
-    /// Whether bytes wait for longer than they should, or too many.
-    pub(crate) fn is_sync_due(&self) -> bool {
-        self.progress.is_due(Instant::now())
+    /// Whether bytes wait for long, or many.
+    pub(crate) fn checkpoint(&self, place: &Place) -> Checkpoint {
+        self.progress.checkpoint(Instant::now(), Share::of_session(place.session))
     }
 
     /// Makes room for the whole upload.
@@ -141,7 +141,7 @@ impl Staged {
         let from = self.progress.written();
         let file = self.file()?;
         let (count, outcome) = batch.write_to(file, from);
-        let window = self.progress.wrote(from + count, Instant::now());
+        let window = self.progress.wrote(from + count, Instant::now(), Share::of_session(place.session));
         if let (Some(window), Some(file)) = (window, &self.file) {
             start_writeback(file, window.start, window.end - window.start);
         }

@@ -11,13 +11,14 @@ use futures_util::StreamExt;
 use rustix::fs::{Access, AtFlags, StatVfsMountFlags, accessat, fstatvfs};
 use tokio::{
     runtime::{Handle, RuntimeFlavor},
-    sync::OwnedMutexGuard,
+    sync::{OwnedMutexGuard, Semaphore},
     task::{JoinError, block_in_place, spawn_blocking},
 };
 
 use crate::{
     batch::Batch,
     error::failed,
+    progress::Checkpoint,
     publish,
     reading::Reading,
     reply::{self, Writer},
@@ -28,10 +29,13 @@ use crate::{
     table::Table,
 };
 
+/// Checkpoints that are made at once before they are due.
+const WELCOME_AT_ONCE: usize = 1;
+
 /// When written bytes are put on stable storage.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum SyncAt {
-    /// After 64 MiB or 5 seconds of an upload's progress, and before it is published. A machine
+    /// After 64 MiB or 3 to 5 seconds of an upload's progress, and before it is published. A machine
     /// that dies can take what came after the last checkpoint.
     #[default]
     Checkpoint,
@@ -97,6 +101,8 @@ pub(crate) struct Shared {
     table: Table,
     sync: SyncAt,
     incarnation: String,
+    /// Who may make a checkpoint before it is due.
+    welcome: Semaphore,
 }
 
 impl LocalStore {
@@ -115,6 +121,7 @@ impl LocalStore {
             table: Table::new(options.open_files),
             sync: options.sync,
             incarnation: options.incarnation.unwrap_or_else(sys::incarnation),
+            welcome: Semaphore::new(WELCOME_AT_ONCE),
         };
         Ok(Self { shared: Arc::new(shared) })
     }
@@ -312,14 +319,21 @@ impl Writing {
         let place = self.place.clone();
         let work = move |disk: &Disk, staged: &mut Staged| {
             let outcome = staged.write(disk, &place, &mut batch);
-            Ok((batch, outcome, staged.written(), staged.synced(), staged.is_sync_due()))
+            Ok((batch, outcome, staged.written(), staged.synced(), staged.checkpoint(&place)))
         };
-        let (batch, outcome, reached, synced, is_sync_due) = self.turn.in_place(work).await?;
+        let (batch, outcome, reached, synced, checkpoint) = self.turn.in_place(work).await?;
         (self.reached, self.synced) = (reached, synced);
         outcome?;
-        if is_sync_due {
-            self.sync().await?;
-        }
+        let shared = self.turn.shared.clone();
+        let _permit = match checkpoint {
+            Checkpoint::Early => return Ok(batch),
+            Checkpoint::Welcome => match shared.welcome.try_acquire() {
+                Ok(permit) => Some(permit),
+                Err(_) => return Ok(batch),
+            },
+            Checkpoint::Due => None,
+        };
+        self.sync().await?;
         Ok(batch)
     }
 

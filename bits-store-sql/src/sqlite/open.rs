@@ -24,8 +24,9 @@ use crate::migrations::{Fit, NEWEST, OLDEST, STEPS, Step, fit};
 const APPLICATION_ID: i64 = 0x4249_5453;
 /// How long a statement waits for another process.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
-/// The log's file is cut to this size when it starts over.
-const LOG_SIZE_LIMIT: &str = "16777216";
+/// The log's file is cut to this size when it starts over, which a commit waits for. Under load it
+/// grows to somewhat less.
+const LOG_SIZE_LIMIT: &str = "100663296";
 
 /// Held while a file is created.
 static CREATING: Mutex<()> = Mutex::new(());
