@@ -23,6 +23,7 @@ mod staging;
 mod store;
 mod sys;
 mod table;
+mod together;
 
 pub use lock::{DataLock, LockError};
 pub use store::{LocalStore, Options, SyncAt};

@@ -6,15 +6,15 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use bits_core::{Destination, Precondition, PublishIntent, StorageKey, StoreError, StoreErrorKind, Upload};
 use rustix::{
     fd::{AsFd, OwnedFd},
-    fs::{AtFlags, Dev, FileType, Stat, fchmod, fstat, renameat, unlinkat},
+    fs::{AtFlags, Dev, FileType, Stat, fstat, renameat, unlinkat},
     io::Errno,
 };
 
 use crate::{
     error::{doubtful, failed},
     root::{FolderMode, Root, file_type, look, split},
-    staging::{Disk, Place, Staged, size},
-    sys::{mode_of, rename_noreplace, set_modified, sync_all},
+    staging::{self, Disk, Place, Staged, size},
+    sys::{rename_noreplace, sync_all},
 };
 
 /// A file from a later future than this is not followed there.
@@ -89,7 +89,7 @@ pub(crate) fn check_device(root: &Root, place: &Place, key: &StorageKey) -> Resu
     Err(StoreError::new(StoreErrorKind::Denied, context))
 }
 
-/// Checks the destination, and notes which file will be moved there.
+/// Makes the upload durable, checks the destination, and notes which file will be moved there.
 pub(crate) fn prepare(
     disk: &Disk,
     staged: &mut Staged,
@@ -97,6 +97,9 @@ pub(crate) fn prepare(
     precondition: Precondition,
 ) -> Result<PublishIntent, StoreError> {
     let place = Place::of(upload);
+    if upload.received > 0 {
+        staged.sync(disk, &place, upload, Some(precondition.file_mode))?;
+    }
     let stat = staged.open_whole(disk, &place, upload)?;
     check_destination(&disk.root, &upload.key, precondition)?;
     check_device(&disk.root, &place, &upload.key)?;
@@ -121,7 +124,9 @@ pub(crate) fn publish(
         job.check_staged(&stat, intent)?;
         let folder = job.make_parents()?;
         let there = job.look_there(&folder)?;
-        job.dress(staged, there.as_ref())?;
+        if !job.is_dressed(staged, &stat, there.as_ref()) {
+            job.dress(staged, there.as_ref())?;
+        }
         job.put(&folder, &stat, there.as_ref())?;
     }
     job.settle()
@@ -179,12 +184,19 @@ impl Job<'_> {
         look(folder, name).map_err(|errno| self.wrong("cannot look at the destination of", errno))
     }
 
+    /// Whether the file has its permissions, and a time that is as good as that of now, from when it
+    /// was made durable just before.
+    fn is_dressed(&self, staged: &Staged, stat: &Stat, there: Option<&Stat>) -> bool {
+        staged.dressed() == Some(self.precondition.file_mode)
+            && now().is_some_and(|now| (now - 1..=now).contains(&stat.st_mtime))
+            && there.is_none_or(|there| there.st_mtime < stat.st_mtime)
+    }
+
     /// Gives the file its permissions, and the time of now. Durable before the move, so that no
     /// crash leaves a published file without them.
     fn dress(&self, staged: &Staged, there: Option<&Stat>) -> Result<(), StoreError> {
         let file = staged.file()?;
-        fchmod(file, mode_of(self.precondition.file_mode))
-            .and_then(|()| set_modified(file, there.and_then(later_second)))
+        staging::set_mode_and_time(file, self.precondition.file_mode, there.and_then(later_second))
             .and_then(|()| sync_all(file))
             .map_err(|errno| self.wrong("cannot set permissions and time of", errno))
     }
@@ -225,11 +237,10 @@ impl Job<'_> {
     fn settle(&self) -> Result<(), StoreError> {
         let (above, _) = split(self.key.as_str());
         for folder in [above, &self.place.folder] {
-            match self.root.folder(folder) {
-                Ok(folder) => sync_all(folder).map_err(|errno| self.wrong("cannot sync the folders of", errno))?,
+            match self.root.sync_folder(folder) {
                 // Removed since: empty `BITS-Sessions`, or the destination by its owner.
-                Err(Errno::NOENT) => {}
-                Err(errno) => return Err(self.wrong("cannot open the folders of", errno)),
+                Ok(()) | Err(Errno::NOENT) => {}
+                Err(errno) => return Err(self.wrong("cannot sync the folders of", errno)),
             }
         }
         match self.root.sync_way_to(above) {
@@ -248,8 +259,12 @@ impl Job<'_> {
 /// The second for what replaces a file of this same second, or of the next few: dates of HTTP tell
 /// whole seconds, and must tell the two apart.
 fn later_second(there: &Stat) -> Option<i64> {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).ok().and_then(|now| i64::try_from(now.as_secs()).ok())?;
+    let now = now()?;
     (now..=now + FEW_SECONDS).contains(&there.st_mtime).then(|| there.st_mtime + 1)
+}
+
+fn now() -> Option<i64> {
+    SystemTime::now().duration_since(UNIX_EPOCH).ok().and_then(|now| i64::try_from(now.as_secs()).ok())
 }
 
 #[cfg(test)]

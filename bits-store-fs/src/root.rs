@@ -14,7 +14,10 @@ use rustix::{
     io::{Errno, Result},
 };
 
-use crate::sys::{Resolver, mode_of, open_child, sync_all};
+use crate::{
+    sys::{Resolver, mode_of, open_child, sync_all},
+    together::Together,
+};
 
 /// How often a folder is made again that somebody removes at the same time.
 const ATTEMPTS: u32 = 1000;
@@ -26,6 +29,7 @@ pub(crate) struct Root {
     path: PathBuf,
     resolver: Resolver,
     durable: Mutex<Durable>,
+    together: Together,
 }
 
 /// Which folders' entries are known to be on stable storage.
@@ -49,7 +53,7 @@ impl Root {
         let fd = open(path, flags, Mode::empty()).map_err(|errno| unusable(path, errno.into()))?;
         let resolver = Resolver::probe(fd.as_fd());
         let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
-        Ok(Self { fd, path, resolver, durable: Mutex::default() })
+        Ok(Self { fd, path, resolver, durable: Mutex::default(), together: Together::default() })
     }
 
     /// Makes the folder at `path` if it is missing.
@@ -105,6 +109,11 @@ impl Root {
         }
     }
 
+    /// Puts what the folder `key` lists on stable storage, perhaps by a sync that others wait for too.
+    pub(crate) fn sync_folder(&self, key: &str) -> Result<()> {
+        self.together.sync(key, || sync_all(self.folder(key)?))
+    }
+
     /// Puts the entries of `key` and of every folder above it on stable storage, each in its
     /// parent, unless they are there already. Contents of `key` itself are the caller's.
     pub(crate) fn sync_way_to(&self, key: &str) -> Result<()> {
@@ -118,7 +127,7 @@ impl Root {
                 }
                 durable.made
             };
-            sync_all(self.folder(split(folder).0)?)?;
+            self.sync_folder(split(folder).0)?;
             self.note_durable(folder, made);
         }
         Ok(())

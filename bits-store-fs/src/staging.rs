@@ -8,7 +8,7 @@ use std::{
 use bits_core::{SessionId, StorageKey, StoreError, StoreErrorKind, Upload};
 use rustix::{
     fd::OwnedFd,
-    fs::{AtFlags, FileType, Mode, OFlags, Stat, fstat, openat, unlinkat},
+    fs::{AtFlags, FileType, Mode, OFlags, Stat, fchmod, fstat, openat, unlinkat},
     io::{Errno, Result as SysResult},
 };
 
@@ -18,7 +18,7 @@ use crate::{
     progress::{Checkpoint, Progress, Share},
     room::Room,
     root::{FolderMode, Root, file_type, look},
-    sys::{mode_of, start_writeback, sync_all, sync_data},
+    sys::{mode_of, set_modified, start_writeback, sync_all, sync_data},
 };
 
 /// How often opening is tried while others remove the empty folder.
@@ -81,6 +81,8 @@ pub(crate) struct Staged {
     progress: Progress,
     /// The entry in `BITS-Sessions`, and all entries on the way to it, are durable.
     entry_synced: bool,
+    /// The permissions that the open file has durably, for its destination.
+    dressed: Option<u32>,
 }
 
 impl Staged {
@@ -102,6 +104,12 @@ impl Staged {
     /// Everything before it survives a power loss.
     pub(crate) fn synced(&self) -> u64 {
         self.progress.synced()
+    }
+
+    /// The permissions for its destination that were made durable with its bytes, with the time of
+    /// then as that of its last change.
+    pub(crate) fn dressed(&self) -> Option<u32> {
+        self.dressed
     }
 
     /// Everything before it is written.
@@ -139,6 +147,7 @@ impl Staged {
     /// Writes a batch after what is written. What fits is kept.
     pub(crate) fn write(&mut self, disk: &Disk, place: &Place, batch: &mut Batch) -> Result<(), StoreError> {
         let from = self.progress.written();
+        self.dressed = None;
         let file = self.file()?;
         let (count, outcome) = batch.write_to(file, from);
         let window = self.progress.wrote(from + count, Instant::now(), Share::of_session(place.session));
@@ -149,13 +158,20 @@ impl Staged {
         outcome.map_err(|errno| failed(format!("cannot write to {}", place.show(&disk.root)), errno))
     }
 
-    /// Makes durable what this process has written, and the entries on the way to it.
+    /// Makes durable what this process has written, and the entries on the way to it; with these
+    /// permissions, if it is to be published now.
     ///
     /// After a failure the system may have dropped bytes and forgotten it, so that trying again
     /// would succeed: the upload stays in doubt until they are written again.
-    pub(crate) fn sync_written(&mut self, disk: &Disk, place: &Place) -> Result<(), StoreError> {
-        match self.try_sync(disk, place) {
+    pub(crate) fn sync_written(&mut self, disk: &Disk, place: &Place, mode: Option<u32>) -> Result<(), StoreError> {
+        if let Some(mode) = mode {
+            // A file system that refuses this has lost no bytes.
+            let wrong = |errno| failed(format!("cannot set permissions and time of {}", place.show(&disk.root)), errno);
+            set_mode_and_time(self.file()?, mode, None).map_err(wrong)?;
+        }
+        match self.try_sync(disk, place, mode.is_some()) {
             Ok(()) => {
+                self.dressed = mode;
                 self.entry_synced = true;
                 self.progress.sync_succeeded();
                 Ok(())
@@ -169,8 +185,15 @@ impl Staged {
         }
     }
 
-    /// Makes the upload durable up to where its row says it stands.
-    pub(crate) fn sync(&mut self, disk: &Disk, place: &Place, upload: &Upload) -> Result<(), StoreError> {
+    /// Makes the upload durable up to where its row says it stands; with these permissions, if it is
+    /// to be published now and there is anything to do.
+    pub(crate) fn sync(
+        &mut self,
+        disk: &Disk,
+        place: &Place,
+        upload: &Upload,
+        mode: Option<u32>,
+    ) -> Result<(), StoreError> {
         self.check_doubt(disk, place, upload.received)?;
         if upload.synced >= upload.received {
             return Ok(());
@@ -180,7 +203,7 @@ impl Staged {
         if self.entry_synced && self.synced() >= upload.received {
             return Ok(());
         }
-        self.sync_written(disk, place)
+        self.sync_written(disk, place, mode)
     }
 
     /// The staged file of an upload that is whole; an empty upload's is made here.
@@ -189,7 +212,7 @@ impl Staged {
         self.renew_doubtful(disk, place, upload)?;
         let stat = self.open_held(disk, place, upload, upload.total == 0)?;
         if upload.total == 0 && !self.entry_synced {
-            self.sync_written(disk, place)?;
+            self.sync_written(disk, place, None)?;
         }
         if upload.received != upload.total || size(&stat) != upload.total {
             let context = format!(
@@ -244,24 +267,29 @@ impl Staged {
             && self.is_open()
             && self.progress.is_unsynced()
             // A failure leaves its mark, which the next call for the session reports.
-            && let Err(error) = self.sync_written(disk, &place)
+            && let Err(error) = self.sync_written(disk, &place, None)
         {
             tracing::error!(session = %place.session, error = &error as &dyn std::error::Error, "a sync failed");
         }
         self.file = None;
     }
 
-    fn try_sync(&self, disk: &Disk, place: &Place) -> SysResult<()> {
+    fn try_sync(&self, disk: &Disk, place: &Place, is_dressed: bool) -> SysResult<()> {
         let start = Instant::now();
-        let synced = self.sync_all(disk, place);
+        let synced = self.sync_all(disk, place, is_dressed);
         (disk.on_sync)(start.elapsed(), synced.is_ok());
         synced
     }
 
-    fn sync_all(&self, disk: &Disk, place: &Place) -> SysResult<()> {
-        sync_data(self.file.as_ref().ok_or(Errno::BADF)?)?;
+    fn sync_all(&self, disk: &Disk, place: &Place, is_dressed: bool) -> SysResult<()> {
+        let file = self.file.as_ref().ok_or(Errno::BADF)?;
+        if is_dressed {
+            sync_all(file)?
+        } else {
+            sync_data(file)?
+        }
         if !self.entry_synced {
-            sync_all(disk.root.folder(&place.folder)?)?;
+            disk.root.sync_folder(&place.folder)?;
             disk.root.sync_way_to(&place.folder)?;
         }
         Ok(())
@@ -347,6 +375,7 @@ impl Staged {
             return Err(Errno::PERM);
         }
         self.file = Some(file);
+        self.dressed = None;
         self.place = Some(place.clone());
         Ok(stat)
     }
@@ -379,6 +408,12 @@ impl Staged {
 pub(crate) fn folder(above: &StorageKey) -> String {
     let slash = if *above == StorageKey::ROOT { "" } else { "/" };
     format!("{above}{slash}{}", StorageKey::STAGING)
+}
+
+/// Gives a file these permissions, and the time of now or of this second.
+pub(crate) fn set_mode_and_time(file: &OwnedFd, mode: u32, second: Option<i64>) -> SysResult<()> {
+    fchmod(file, mode_of(mode))?;
+    set_modified(file, second)
 }
 
 /// How many bytes of an upload are there; none if the file is not.

@@ -195,11 +195,10 @@ impl UploadStore for LocalStore {
             return Ok(());
         }
         let (place, upload) = (Place::of(upload), upload.clone());
-        self.turn(upload.session).await.on_thread(move |disk, staged| staged.sync(disk, &place, &upload)).await
+        self.turn(upload.session).await.on_thread(move |disk, staged| staged.sync(disk, &place, &upload, None)).await
     }
 
     async fn prepare(&self, upload: &Upload, precondition: Precondition) -> Result<PublishIntent, StoreError> {
-        self.sync(upload).await?;
         let (session, upload) = (upload.session, upload.clone());
         let work = move |disk: &Disk, staged: &mut Staged| publish::prepare(disk, staged, &upload, precondition);
         self.turn(session).await.on_thread(work).await
@@ -341,7 +340,7 @@ impl Writing {
         let place = self.place.clone();
         self.synced = self
             .turn
-            .on_thread(move |disk, staged| staged.sync_written(disk, &place).map(|()| staged.synced()))
+            .on_thread(move |disk, staged| staged.sync_written(disk, &place, None).map(|()| staged.synced()))
             .await?;
         Ok(())
     }

@@ -85,15 +85,17 @@ fn everything_is_on_the_disk_before_an_upload_is_published() {
     assert!(staged.starts_with("/files/in/BITS-Sessions/"), "{staged}");
     let opened = find(&calls, 0, &["mkdirat", "\"BITS-Sessions\""]);
     let written = find(&calls, opened, &["pwritev", &staged, "= 200000"]);
-    let data = find(&calls, written, &["fdatasync", &staged, "= 0"]);
-    let moved = find(&calls, data, &["renameat2", "RENAME_NOREPLACE", "= 0"]);
+    let moved = find(&calls, written, &["renameat2", "RENAME_NOREPLACE", "= 0"]);
     for folder in ["/files/in/BITS-Sessions>", "/files/in>", "/files>"] {
         let synced = find(&calls, written, &["fsync(", folder, "= 0"]);
         assert!(synced < moved, "{folder} only after the move");
     }
+    // Bytes and permissions by one sync.
     let mode = find(&calls, written, &["fchmod(", &staged, "0640"]);
     let synced = find(&calls, mode, &["fsync(", &staged, "= 0"]);
     assert!(synced < moved, "permissions only after the move");
+    let syncs = calls.iter().filter(|call| call.contains("sync(") && call.contains(&format!("{staged}>")));
+    assert_eq!(syncs.count(), 1, "{calls:#?}");
     // The file's new name, its old one, and the folders that were made for it, each in its parent.
     for folder in ["/files/in/a/b>", "/files/in/BITS-Sessions>", "/files/in/a>", "/files/in>"] {
         find(&calls, moved, &["fsync(", folder, "= 0"]);
@@ -111,7 +113,8 @@ fn child_publishes() {
         let store = child_store(SyncAt::Checkpoint);
         let mut upload = upload("in/a/b/file", 200_000);
         put_all(&store, &mut upload, &pattern(1, 200_000)).await;
-        publish(&store, &upload, CAREFUL).await.unwrap();
+        let intent = store.prepare(&upload, CAREFUL).await.unwrap();
+        store.publish(&upload, CAREFUL, &intent).await.unwrap();
     });
 }
 
