@@ -6,7 +6,7 @@ use std::{
     sync::{Condvar, Mutex, MutexGuard, PoisonError},
 };
 
-use rustix::io::Result;
+use rustix::io::{Errno, Result};
 
 /// The syncs under way, by folder.
 #[derive(Debug, Default)]
@@ -22,15 +22,15 @@ struct Folder {
     begun: u64,
     /// As many as have begun, or one is under way.
     ended: u64,
-    /// What came of the last one that has ended.
-    last: Result<()>,
+    /// The last one that failed, if any.
+    failed: Option<(u64, Errno)>,
 }
 
 impl Together {
     /// Runs `sync` for the folder, or waits for somebody else's that begins after this call. Blocks.
     pub(crate) fn sync(&self, folder: &str, sync: impl FnOnce() -> Result<()>) -> Result<()> {
         let mut folders = self.lock();
-        let new = || Folder { users: 0, begun: 0, ended: 0, last: Ok(()) };
+        let new = || Folder { users: 0, begun: 0, ended: 0, failed: None };
         let mut state = folders.entry(folder.to_owned()).or_insert_with(new);
         state.users += 1;
         let needed = state.begun + 1;
@@ -45,10 +45,13 @@ impl Together {
             folders = self.lock();
             state = folders.entry(folder.to_owned()).or_insert_with(new);
             state.ended = state.begun;
-            state.last = done;
+            if let Err(errno) = done {
+                state.failed = Some((state.ended, errno));
+            }
             self.ended.notify_all();
         }
-        let done = state.last;
+        // What failed for one stays failed, though a later one went well before this thread woke.
+        let done = state.failed.filter(|(number, _)| *number >= needed).map_or(Ok(()), |(_, errno)| Err(errno));
         state.users -= 1;
         if state.users == 0 {
             folders.remove(folder);
@@ -70,8 +73,6 @@ mod tests {
         },
         thread,
     };
-
-    use rustix::io::Errno;
 
     use super::*;
 
