@@ -137,6 +137,8 @@ impl Application {
         let serving = shared.clone();
         thread::spawn(move || {
             for stream in listener.incoming().flatten() {
+                // What waits for the ack of what was sent before is dropped where it closes on unread bytes.
+                stream.set_nodelay(true).unwrap();
                 let (shared, serve) = (serving.clone(), serve.clone());
                 thread::spawn(move || serve(stream, &shared));
             }
