@@ -221,7 +221,9 @@ impl Transition {
         match self {
             // An upload of no bytes is whole with it: no later commit carries it along.
             Self::Begin { total, .. } => *total == 0,
-            Self::Name | Self::Adopt { .. } | Self::Postpone { .. } | Self::Undelivered { refused: None, .. } => false,
+            // Nothing else names what the store holds for it.
+            Self::Adopt { .. } => true,
+            Self::Name | Self::Postpone { .. } | Self::Undelivered { refused: None, .. } => false,
             Self::Advance { durable, .. } => *durable,
             Self::Regress { .. } | Self::Intend(_) | Self::Withdraw | Self::Published | Self::End(_) => true,
             Self::Notify { .. } | Self::Delivered { .. } | Self::Undelivered { .. } => true,
@@ -972,6 +974,7 @@ mod tests {
             (Transition::Name, false),
             (begin(1), false),
             (begin(0), true),
+            (Transition::Adopt { handle: String::new() }, true),
             (advance(1, 0), false),
             (durable_advance, true),
             (Transition::Regress { to: 0 }, true),
