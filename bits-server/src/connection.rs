@@ -62,7 +62,9 @@ pub(crate) async fn serve(
     let mut read_ahead = Bytes::new();
     loop {
         let limits = service.limits();
-        let served = serve_busy(stream, read_ahead, &peer, &service, limits, &mut stopping).await?;
+        // On the heap, so that idle connections do not keep the room.
+        let busy = Box::pin(serve_busy(stream, read_ahead, &peer, &service, limits, &mut stopping));
+        let served = busy.await?;
         let Some((idle, rest)) = served else { return Ok(()) };
         (stream, read_ahead) = (idle, rest);
         if !read_ahead.is_empty() {

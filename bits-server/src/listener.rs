@@ -147,7 +147,8 @@ fn admit(stream: TcpStream, socket: SocketAddr, manner: &Arc<Manner>, shared: &S
     connections.spawn(async move {
         let _counted = Lasting::connection();
         let mut peer = Peer { plain_passwords: manner.plain_passwords, ..Peer::plain(socket) };
-        let opening = open(stream, &mut peer, room, &manner, &shared);
+        // On the heap: it is over long before the connection is.
+        let opening = Box::pin(open(stream, &mut peer, room, &manner, &shared));
         let opened = tokio::time::timeout(limits.header_timeout, opening).await;
         match opened {
             Ok(Ok((transport, room))) => serve(transport, peer, room, shared).await,

@@ -66,6 +66,9 @@ pub(super) fn start(kind: Kind, programs: &Programs, place: &Place) -> Result<St
     }
 }
 
+/// As the server's systemd unit has it.
+const ENVIRONMENT: (&str, &str) = ("MALLOC_ARENA_MAX", "2");
+
 /// The server, with time-outs and limits out of the way of connections that are held idle on purpose.
 pub(super) fn bits_server(program: &Path, place: &Place, sync: &str) -> Result<Start> {
     let (address, admin) = (place.address, place.admin);
@@ -81,8 +84,9 @@ pub(super) fn bits_server(program: &Path, place: &Place, sync: &str) -> Result<S
     let config = place.folder.join("bits.toml");
     fs::write(&config, &text)?;
     let mut command = Command::new(program);
-    command.args(["serve", "--config"]).arg(config);
-    Ok(Start { command, settings: place.anonymous(&text) })
+    let (name, value) = ENVIRONMENT;
+    command.args(["serve", "--config"]).arg(config).env(name, value);
+    Ok(Start { command, settings: format!("# environment: {name}={value}\n{}", place.anonymous(&text)) })
 }
 
 fn nginx(program: &Path, place: &Place, setting: &str) -> Result<Start> {
