@@ -10,7 +10,7 @@ use super::measure::{self, CpuSamples, Requests, Samples};
 use super::peer::Running;
 use super::plot::Plot;
 use super::report::Table;
-use super::servers::{MIB, create_all, join, mebibytes, settings_of, start_all};
+use super::servers::{MIB, create_all, join, mebibytes, order, settings_of, start_all};
 use crate::shell::Result;
 
 /// The share of the highest rate that the fixed rate is.
@@ -31,8 +31,9 @@ impl Acks {
         let servers = start_all(setting, peers)?;
         let mut results: Vec<_> = servers.iter().map(|_| AcksResult::default()).collect();
         for run in 0..=setting.runs {
-            for (server, result) in servers.iter().zip(&mut results) {
-                self.upload(server, fragments, None, (run > 0).then_some(&mut result.free))?;
+            for next in order(run, servers.len()) {
+                let result = (run > 0).then_some(&mut results[next].free);
+                self.upload(&servers[next], fragments, None, result)?;
             }
         }
         for _ in 0..if self.fixed_rate { setting.runs } else { 0 } {

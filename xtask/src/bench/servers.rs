@@ -24,6 +24,17 @@ pub(super) fn start_all(setting: &Setting, peers: &[&str]) -> Result<Vec<Running
     peers.iter().map(|name| peer::start(setting, name)).collect()
 }
 
+/// Which server is next in a run, of so many. What one leaves to the next, such as a busy disk or full
+/// memory, is not always the same one's to bear.
+pub(super) fn order(run: u32, servers: usize) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..servers).collect();
+    order.rotate_left(run as usize % servers);
+    if run % 2 == 1 {
+        order.reverse();
+    }
+    order
+}
+
 /// What the servers were told, for the report.
 pub(super) fn settings_of(servers: &[Running]) -> Vec<(&'static str, String)> {
     servers.iter().map(|server| (server.name(), server.settings().to_owned())).collect()
@@ -58,4 +69,23 @@ pub(super) fn join<T>(thread: thread::JoinHandle<std::result::Result<T, String>>
 
 fn flatten<T>(ended: thread::Result<std::result::Result<T, String>>) -> Result<T> {
     Ok(ended.map_err(|_| "a thread of the load generator panicked")??)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_server_has_several_before_it() {
+        let before = |server, run| {
+            let order = order(run, 4);
+            assert!((0..4).all(|server| order.contains(&server)), "{order:?}");
+            order.iter().position(|next| *next == server).unwrap().checked_sub(1).map(|place| order[place])
+        };
+        for server in 0..4 {
+            let before: std::collections::HashSet<_> = (0..4).map(|run| before(server, run)).collect();
+            assert!(before.len() > 1, "{server}: {before:?}");
+        }
+        assert_eq!(order(3, 1), [0]);
+    }
 }

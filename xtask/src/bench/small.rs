@@ -9,7 +9,7 @@ use super::measure::{self, Cpu, CpuSamples, Requests, Samples};
 use super::peer::{Protocol, Running};
 use super::plot::Plot;
 use super::report::Table;
-use super::servers::{join_all, mebibytes, numbered, settings_of, start_all};
+use super::servers::{join_all, mebibytes, numbered, order, settings_of, start_all};
 use super::transfer::sync;
 use crate::shell::Result;
 
@@ -27,8 +27,8 @@ impl Small {
         let mut results: Vec<_> = servers.iter().map(|_| SmallResult::default()).collect();
         let mut least = SmallResult::default();
         for run in 0..=setting.runs {
-            for (server, result) in servers.iter().zip(&mut results) {
-                self.upload(server, uploads, (run > 0).then_some(result))?;
+            for next in order(run, servers.len()) {
+                self.upload(&servers[next], uploads, (run > 0).then_some(&mut results[next]))?;
             }
             floor.run(uploads, (run > 0).then_some(&mut least))?;
         }

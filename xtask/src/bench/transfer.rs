@@ -10,7 +10,7 @@ use super::measure::{self, Cpu, CpuSamples, Requests, Samples};
 use super::peer::{Protocol, Running};
 use super::plot::Plot;
 use super::report::Table;
-use super::servers::{MIB, NAME, mebibytes, settings_of, start_all};
+use super::servers::{MIB, NAME, mebibytes, order, settings_of, start_all};
 use crate::shell::Result;
 
 const COLUMNS: [&str; 11] = [
@@ -161,10 +161,10 @@ fn interleaved(
 ) -> Result<(Vec<Vec<String>>, Vec<Plot>)> {
     let mut results: Vec<_> = servers.iter().map(|_| Transfers::default()).collect();
     for run in 0..=setting.runs {
-        for (server, result) in servers.iter().zip(&mut results) {
-            let used = transfer(server)?;
+        for next in order(run, servers.len()) {
+            let used = transfer(&servers[next])?;
             if run > 0 {
-                result.add(&used, bytes);
+                results[next].add(&used, bytes);
             }
         }
     }
