@@ -88,7 +88,6 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         })?;
         writeln!(io::stdout(), "{}", start.elapsed().as_secs_f64())?;
         io::stdout().flush()?;
-        fs::read_dir(options.folder.join("files"))?.try_for_each(|file| fs::remove_file(file?.path()))?;
     }
     drop(jobs);
     writer.join().map_err(|_| "the writer panicked")?

@@ -108,11 +108,18 @@ impl Inner {
             Ok(turn) => turn,
             Err(refusal) => return refused(refusal, id),
         };
-        for _ in 0..ATTEMPTS {
-            let session = match self.open(call, id).await {
-                Ok(Opened::Live(session)) => session,
-                Ok(Opened::Answer(ack)) => return ack,
-                Err(refusal) => return refused(refusal, id),
+        for attempt in 0..ATTEMPTS {
+            let complete = (attempt == 0).then(|| self.cache.get(id)).flatten().filter(|session| {
+                session.belongs_to(&call.caller.principal, &call.destination)
+                    && session.on_close(call.form) == CloseDecision::End
+            });
+            let session = match complete {
+                Some(session) => Box::new(session),
+                None => match self.open(call, id).await {
+                    Ok(Opened::Live(session)) => session,
+                    Ok(Opened::Answer(ack)) => return ack,
+                    Err(refusal) => return refused(refusal, id),
+                },
             };
             let step = match session.on_close(call.form) {
                 CloseDecision::End | CloseDecision::Discard => self.end(&session, Ending::Closed).await,

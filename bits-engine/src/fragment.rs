@@ -26,6 +26,8 @@ enum Step {
     Answer(Ack),
     /// All bytes are held: publish, or make them durable, then answer.
     Publish,
+    /// The same from this row, which was just committed.
+    PublishFrom(Box<Session>),
     /// Somebody else moved the session: decide again.
     Again,
 }
@@ -37,17 +39,20 @@ impl Inner {
             Ok(turn) => turn,
             Err(refusal) => return refused(refusal, id),
         };
-        let outcome = self.store_fragment(call, fragment, body, &turn).await;
+        let step = self.store_fragment(call, fragment, body, &turn).await;
         turn.end();
+        let patience = self.patience(&call.directory);
+        let outcome = match step {
+            Ok(Step::Answer(ack)) => return ack,
+            Ok(Step::Publish) => self.publish(id, false, patience).await,
+            Ok(Step::PublishFrom(session)) => self.publish_received(*session, patience).await,
+            Ok(Step::Again) => return refused(Refusal::Unavailable, id),
+            Err(refusal) => return refused(refusal, id),
+        };
         match outcome {
-            Ok(Step::Answer(ack)) => ack,
-            Ok(Step::Publish) => match self.publish(id, false, self.patience(&call.directory)).await {
-                Outcome::Complete { total, reply } => complete(id, total, reply),
-                Outcome::Regressed { to } => Ack::fragment(id, to),
-                Outcome::Refused(refusal) => refused(refusal, id),
-            },
-            Ok(Step::Again) => refused(Refusal::Unavailable, id),
-            Err(refusal) => refused(refusal, id),
+            Outcome::Complete { total, reply } => complete(id, total, reply),
+            Outcome::Regressed { to } => Ack::fragment(id, to),
+            Outcome::Refused(refusal) => refused(refusal, id),
         }
     }
 
@@ -236,7 +241,7 @@ impl Inner {
         let Some(session) = self.advance(session, written).await? else { return Ok(Step::Again) };
         fault("fragment-after-commit");
         if session.is_received() {
-            Ok(Step::Publish)
+            Ok(Step::PublishFrom(Box::new(session)))
         } else {
             Ok(Step::Answer(Ack::fragment(session.id, session.received)))
         }

@@ -185,7 +185,7 @@ impl Inner {
             if until.is_over() {
                 return Ok(());
             }
-            self.start_job(session.id, false);
+            self.start_job(session.id, false, None);
         }
         if let Some(last) = due.get(BATCH as usize - 1) {
             *after = Some((last.retry_at.unwrap_or(Timestamp::from_millis(0)), last.id));

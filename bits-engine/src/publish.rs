@@ -50,6 +50,24 @@ pub(crate) enum Outcome {
     Refused(Refusal),
 }
 
+/// What a step of a job leads to.
+#[derive(Debug)]
+pub(crate) enum Next {
+    /// The job is over.
+    Over(Outcome),
+    /// Another step, from what was just committed.
+    From(Box<Session>),
+    /// Another step, from what the row says then.
+    Look,
+}
+
+/// None where there is another step.
+impl From<Option<Outcome>> for Next {
+    fn from(outcome: Option<Outcome>) -> Self {
+        outcome.map_or(Self::Look, Self::Over)
+    }
+}
+
 /// The jobs under way.
 #[derive(Debug, Default)]
 pub(crate) struct Jobs {
@@ -67,7 +85,15 @@ impl Inner {
     /// Notifies of or publishes a session that is received whole: starts the job or joins it, and
     /// waits. `closing` also publishes what waits for Close-Session.
     pub(crate) async fn publish(self: &Arc<Self>, id: SessionId, closing: bool, patience: Duration) -> Outcome {
-        let mut result = self.start_job(id, closing);
+        Self::outcome(self.start_job(id, closing, None), patience).await
+    }
+
+    /// The same for a session whose row was just committed.
+    pub(crate) async fn publish_received(self: &Arc<Self>, session: Session, patience: Duration) -> Outcome {
+        Self::outcome(self.start_job(session.id, false, Some(session)), patience).await
+    }
+
+    async fn outcome(mut result: watch::Receiver<Option<Outcome>>, patience: Duration) -> Outcome {
         let outcome = tokio::time::timeout(patience, result.wait_for(Option::is_some)).await;
         match outcome {
             Ok(Ok(outcome)) => outcome.clone().unwrap_or(Outcome::Refused(Refusal::Internal)),
@@ -83,8 +109,14 @@ impl Inner {
         own.min(LONGEST_WAIT).max(self.limits.publish_wait)
     }
 
-    /// The result of the job, started if it is not under way.
-    pub(crate) fn start_job(self: &Arc<Self>, id: SessionId, closing: bool) -> watch::Receiver<Option<Outcome>> {
+    /// The result of the job, started if it is not under way: from `known`, a row that was just
+    /// committed, or from what the row says then.
+    pub(crate) fn start_job(
+        self: &Arc<Self>,
+        id: SessionId,
+        closing: bool,
+        known: Option<Session>,
+    ) -> watch::Receiver<Option<Outcome>> {
         let mut running = self.jobs.lock();
         if let Some(job) = running.get(&id) {
             return job.result.clone();
@@ -94,30 +126,40 @@ impl Inner {
         let inner = self.clone();
         self.tasks.spawn(async move {
             let entry = Entry { inner: &inner, id };
-            let outcome = inner.run_job(id, closing).await;
+            let outcome = inner.run_job(id, closing, known).await;
             drop(entry);
             sender.send_replace(Some(outcome));
         });
         result
     }
 
-    async fn run_job(self: &Arc<Self>, id: SessionId, closing: bool) -> Outcome {
+    async fn run_job(self: &Arc<Self>, id: SessionId, closing: bool, known: Option<Session>) -> Outcome {
+        let mut known = known.map(Box::new);
         for _ in 0..ATTEMPTS {
-            match self.job_step(id, closing).await {
-                Ok(Some(outcome)) => return outcome,
-                Ok(None) => {}
+            match self.job_step(id, closing, known.take()).await {
+                Ok(Next::Over(outcome)) => return outcome,
+                Ok(Next::From(session)) => known = Some(session),
+                Ok(Next::Look) => {}
                 Err(refusal) => return Outcome::Refused(refusal),
             }
         }
         Outcome::Refused(Refusal::Unavailable)
     }
 
-    /// One step from what the row says; none when there is another.
-    async fn job_step(self: &Arc<Self>, id: SessionId, closing: bool) -> Result<Option<Outcome>, Refusal> {
+    /// One step from a row that was just committed, or from what the row says.
+    async fn job_step(
+        self: &Arc<Self>,
+        id: SessionId,
+        closing: bool,
+        known: Option<Box<Session>>,
+    ) -> Result<Next, Refusal> {
         self.cache.remove(id);
-        let session = match self.sessions.load(id).await.map_err(|error| row_refusal(&error))? {
-            Some(Found::Live(session)) => session,
-            Some(Found::Ended(_)) | None => return Err(Refusal::SessionNotFound),
+        let session = match known {
+            Some(session) => *session,
+            None => match self.sessions.load(id).await.map_err(|error| row_refusal(&error))? {
+                Some(Found::Live(session)) => session,
+                Some(Found::Ended(_)) | None => return Err(Refusal::SessionNotFound),
+            },
         };
         if session.state.is_job()
             && let Err(refusal) = self.storage(&session.storage)
@@ -126,10 +168,12 @@ impl Inner {
             return Err(refusal);
         }
         match session.state {
-            State::WaitForClose => Ok(Some(self.completed(&session))),
+            State::WaitForClose => Ok(Next::Over(self.completed(&session))),
             State::Notify if !session.copy => spans::step(spans::notify(&session), self.notify(&session)).await,
             State::Publish => spans::step(spans::publish(&session), self.put(&session)).await,
-            State::ReceiveFragments if !session.is_received() => Ok(Some(Outcome::Regressed { to: session.received })),
+            State::ReceiveFragments if !session.is_received() => {
+                Ok(Next::Over(Outcome::Regressed { to: session.received }))
+            }
             State::Notify | State::ReceiveFragments => {
                 spans::step(spans::prepare(&session), self.next_job(&session, closing)).await
             }
@@ -137,17 +181,17 @@ impl Inner {
     }
 
     /// What is next for a session that is received whole.
-    async fn next_job(self: &Arc<Self>, session: &Session, closing: bool) -> Result<Option<Outcome>, Refusal> {
+    async fn next_job(self: &Arc<Self>, session: &Session, closing: bool) -> Result<Next, Refusal> {
         let directory = self.directories.named(&session.directory);
         if directory.is_some_and(|directory| session.awaits_application(directory)) {
-            return self.intend_to_notify(session).await;
+            return self.intend_to_notify(session).await.map(Next::from);
         }
         if directory.is_none() && session.is_for_application() {
             note_unconfigured(session);
             return Err(Refusal::Unavailable);
         }
         if !closing && directory.is_some_and(|directory| directory.publish == PublishAt::CloseSession) {
-            return self.await_close(session).await;
+            return self.await_close(session).await.map(Next::from);
         }
         self.intend(session).await
     }
@@ -185,7 +229,7 @@ impl Inner {
     }
 
     /// Has the bytes made durable and the destination looked at, and commits the intent and the claim.
-    async fn intend(self: &Arc<Self>, session: &Session) -> Result<Option<Outcome>, Refusal> {
+    async fn intend(self: &Arc<Self>, session: &Session) -> Result<Next, Refusal> {
         let store = self.storage(&session.storage)?;
         let upload = self.upload(session).await?;
         let (precondition, conflict) = self.precondition(session);
@@ -196,10 +240,13 @@ impl Inner {
         let intent = match prepared {
             Ok(intent) => intent,
             Err(StoreError { kind: StoreErrorKind::Doubtful { good }, .. }) if good < session.received => {
-                return self.regress(session, good).await.map(|to| to.map(|to| Outcome::Regressed { to }));
+                let to = self.regress(session, good).await?;
+                return Ok(to.map(|to| Outcome::Regressed { to }).into());
             }
             // Nobody but the sweeper may come for it.
-            Err(error) if session.state == State::Notify => return self.put_failed(session, &error, conflict).await,
+            Err(error) if session.state == State::Notify => {
+                return self.put_failed(session, &error, conflict).await.map(Next::from);
+            }
             Err(error) => return Err(self.job_refusal(session, &error, conflict)),
         };
         fault("intent-before-commit");
@@ -209,10 +256,13 @@ impl Inner {
                 tracing::debug!(session = %session.id, %other, "another session is publishing to this destination");
                 Box::pin(self.publish(other, false, self.limits.publish_wait)).await;
             }
-            Commit::Live(_) => fault("intent-after-commit"),
+            Commit::Live(session) => {
+                fault("intent-after-commit");
+                return Ok(Next::From(Box::new(session)));
+            }
             Commit::Ended(_) | Commit::Moved | Commit::Exceeds(_) => {}
         }
-        Ok(None)
+        Ok(Next::Look)
     }
 
     /// Puts the bytes at their destination and commits that they are there.

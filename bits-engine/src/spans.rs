@@ -3,7 +3,7 @@
 use bits_core::{Refusal, Session, SessionId};
 use tracing::{Instrument, Span, field};
 
-use crate::publish::Outcome;
+use crate::publish::{Next, Outcome};
 
 /// Their target.
 const SPANS: &str = "spans";
@@ -39,12 +39,12 @@ pub(crate) fn found(session: SessionId) {
 }
 
 /// Takes a step of a job within `span`.
-pub(crate) async fn step(
+pub(crate) async fn step<T: Into<Next>>(
     span: Span,
-    step: impl Future<Output = Result<Option<Outcome>, Refusal>>,
-) -> Result<Option<Outcome>, Refusal> {
-    let done = step.instrument(span.clone()).await;
-    if let Err(refusal) | Ok(Some(Outcome::Refused(refusal))) = &done {
+    step: impl Future<Output = Result<T, Refusal>>,
+) -> Result<Next, Refusal> {
+    let done = step.instrument(span.clone()).await.map(T::into);
+    if let Err(refusal) | Ok(Next::Over(Outcome::Refused(refusal))) = &done {
         span.record("error", field::display(refusal));
     }
     done

@@ -11,6 +11,7 @@
 //! does without them where a kernel or file system lacks them.
 
 mod batch;
+mod brief;
 mod error;
 mod lock;
 mod progress;

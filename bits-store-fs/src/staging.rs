@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    ops::Range,
     time::{Duration, Instant},
 };
 
@@ -144,18 +145,30 @@ impl Staged {
         Ok(())
     }
 
-    /// Writes a batch after what is written. What fits is kept.
-    pub(crate) fn write(&mut self, disk: &Disk, place: &Place, batch: &mut Batch) -> Result<(), StoreError> {
+    /// Writes a batch after what is written; gives what the disk should start writing. What fits is kept.
+    pub(crate) fn write(
+        &mut self,
+        disk: &Disk,
+        place: &Place,
+        batch: &mut Batch,
+    ) -> (Option<Range<u64>>, Result<(), StoreError>) {
         let from = self.progress.written();
         self.dressed = None;
-        let file = self.file()?;
+        let file = match self.file() {
+            Ok(file) => file,
+            Err(error) => return (None, Err(error)),
+        };
         let (count, outcome) = batch.write_to(file, from);
         let window = self.progress.wrote(from + count, Instant::now(), Share::of_session(place.session));
-        if let (Some(window), Some(file)) = (window, &self.file) {
+        disk.room.wrote(place.session, self.progress.written());
+        (window, outcome.map_err(|errno| failed(format!("cannot write to {}", place.show(&disk.root)), errno)))
+    }
+
+    /// Has the disk start writing, which can wait for a place in its queue.
+    pub(crate) fn start_writeback(&self, window: &Range<u64>) {
+        if let Some(file) = &self.file {
             start_writeback(file, window.start, window.end - window.start);
         }
-        disk.room.wrote(place.session, self.progress.written());
-        outcome.map_err(|errno| failed(format!("cannot write to {}", place.show(&disk.root)), errno))
     }
 
     /// Makes durable what this process has written, and the entries on the way to it; with these

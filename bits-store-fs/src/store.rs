@@ -17,6 +17,7 @@ use tokio::{
 
 use crate::{
     batch::Batch,
+    brief::Brief,
     error::failed,
     progress::Checkpoint,
     publish,
@@ -82,8 +83,9 @@ impl Default for Options {
 /// Uploads on a local disk, below one folder.
 ///
 /// Calls for one session take turns; a write holds its turn until its body ends. System calls run
-/// on the runtime's blocking threads, but the writes of a body run in place on a multi-threaded
-/// runtime, so such a write must not be polled inside a `LocalSet`. A future that is dropped
+/// on the runtime's blocking threads, but on a multi-threaded runtime the writes of a body run in
+/// place, so such a write must not be polled inside a `LocalSet`, and so do looks at a name. One of the
+/// runtime's threads at least is never held up by them. A future that is dropped
 /// leaves the system call under way to end by itself; the next call for the session waits for it.
 ///
 /// Errors: [`StoreErrorKind::Full`] for no space or quota, [`StoreErrorKind::Denied`] for missing
@@ -154,8 +156,13 @@ impl UploadStore for LocalStore {
     }
 
     async fn inspect(&self, key: &StorageKey) -> Result<Destination, StoreError> {
-        let key = key.clone();
-        self.on_disk(move |disk| publish::inspect(&disk.root, &key)).await
+        match Brief::begin() {
+            Some(_brief) => publish::inspect(&self.shared.disk.root, key),
+            None => {
+                let key = key.clone();
+                self.on_disk(move |disk| publish::inspect(&disk.root, &key)).await
+            }
+        }
     }
 
     async fn reserve(&self, upload: &Upload) -> Result<(), StoreError> {
@@ -170,7 +177,10 @@ impl UploadStore for LocalStore {
 
     async fn available(&self, upload: &Upload) -> Result<u64, StoreError> {
         let place = Place::of(upload);
-        let available = self.on_disk(move |disk| staging::available(disk, &place)).await?;
+        let available = match Brief::begin() {
+            Some(_brief) => staging::available(&self.shared.disk, &place)?,
+            None => self.on_disk(move |disk| staging::available(disk, &place)).await?,
+        };
         Ok(self.shared.table.doubt(upload.session).map_or(available, |good| good.min(available)))
     }
 
@@ -317,12 +327,19 @@ impl Writing {
         }
         let place = self.place.clone();
         let work = move |disk: &Disk, staged: &mut Staged| {
-            let outcome = staged.write(disk, &place, &mut batch);
-            Ok((batch, outcome, staged.written(), staged.synced(), staged.checkpoint(&place)))
+            let (window, outcome) = staged.write(disk, &place, &mut batch);
+            Ok((batch, window, outcome, staged.written(), staged.synced(), staged.checkpoint(&place)))
         };
-        let (batch, outcome, reached, synced, checkpoint) = self.turn.in_place(work).await?;
+        let (batch, window, outcome, reached, synced, checkpoint) = self.turn.briefly(work).await?;
         (self.reached, self.synced) = (reached, synced);
         outcome?;
+        if let Some(window) = window {
+            let start = move |_: &Disk, staged: &mut Staged| {
+                staged.start_writeback(&window);
+                Ok(())
+            };
+            self.turn.in_place(start).await?;
+        }
         let shared = self.turn.shared.clone();
         let _permit = match checkpoint {
             Checkpoint::Early => return Ok(batch),
@@ -365,6 +382,23 @@ struct Turn {
 }
 
 impl Turn {
+    /// Works right here, as [`in_place`](Self::in_place), and tells nobody where that is well.
+    async fn briefly<T: Send + 'static>(
+        &mut self,
+        work: impl FnOnce(&Disk, &mut Staged) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let Some(brief) = Brief::begin() else { return self.in_place(work).await };
+        let mut staged = self.take().await;
+        let result = work(&self.shared.disk, &mut staged);
+        drop(brief);
+        let old = self.shared.used(self.session, &staged);
+        if !old.is_empty() {
+            block_in_place(|| self.shared.close(old));
+        }
+        self.staged = Some(staged);
+        result
+    }
+
     /// Works right here where the runtime allows it: what was just received is in this core's cache.
     async fn in_place<T: Send + 'static>(
         &mut self,
@@ -424,13 +458,25 @@ impl Shared {
         work: impl FnOnce(&Disk, &mut Staged) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
         let result = work(&self.disk, staged);
-        for mut old in self.table.used(session, staged.is_open()) {
-            old.close(&self.disk);
-        }
+        self.close(self.used(session, staged));
+        result
+    }
+
+    /// Notes that work was done for a session; gives the files that have been left open for long.
+    #[must_use]
+    fn used(&self, session: SessionId, staged: &Staged) -> Vec<OwnedMutexGuard<Staged>> {
+        let old = self.table.used(session, staged.is_open());
         if staged.is_blank() {
             self.table.forget(session);
         }
-        result
+        old
+    }
+
+    /// Closes files. Blocks, for a sync where that is due.
+    fn close(&self, files: Vec<OwnedMutexGuard<Staged>>) {
+        for mut file in files {
+            file.close(&self.disk);
+        }
     }
 }
 

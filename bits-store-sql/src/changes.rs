@@ -34,26 +34,26 @@ impl Operation for Create {
         self.new.limit.is_none() && self.subscribers.is_empty()
     }
 
+    fn statement<C: Connection>(&self) -> Option<Statement> {
+        self.new.limit.is_none().then(|| create::<C>(&self.new))
+    }
+
+    fn take<C: Connection>(&self, row: &C::Row) -> Result<(Session, Vec<Statement>), SessionStoreError> {
+        let session = rows::session(row)?;
+        let told = tell::<C>(&self.subscribers, &OutboxEvent::created(&session))?;
+        Ok((session, told))
+    }
+
     async fn run<C: Connection>(&self, connection: &mut C) -> Result<Session, SessionStoreError> {
-        let Self { new, subscribers } = self;
+        let Self { new, .. } = self;
         if new.limit.is_some() {
             connection.lock(Lock::SessionsOf(new.principal.as_str())).await?;
         }
-        let statement = Statement::new(C::SQL.create)
-            .bind(new.id)
-            .bind(new.principal.as_str())
-            .bind(&new.address)
-            .bind(&new.directory)
-            .bind(new.destination.as_str())
-            .bind(&new.storage)
-            .bind(new.folder.as_str())
-            .bind(new.key.as_str())
-            .bind(to_millis(new.timeout))
-            .bind(new.limit.map(i64::from))
-            .bind(new.url.as_deref());
-        let row = connection.first(statement).await?.ok_or(SessionStoreError::Limit)?;
-        let session = rows::session(&row)?;
-        tell(subscribers, &OutboxEvent::created(&session), connection).await?;
+        let row = connection.first(create::<C>(new)).await?.ok_or(SessionStoreError::Limit)?;
+        let (session, rest) = self.take::<C>(&row)?;
+        for statement in rest {
+            connection.execute(statement).await?;
+        }
         Ok(session)
     }
 
@@ -65,6 +65,21 @@ impl Operation for Create {
             _ => Ok(None),
         }
     }
+}
+
+fn create<C: Connection>(new: &NewSession) -> Statement {
+    Statement::new(C::SQL.create)
+        .bind(new.id)
+        .bind(new.principal.as_str())
+        .bind(&new.address)
+        .bind(&new.directory)
+        .bind(new.destination.as_str())
+        .bind(&new.storage)
+        .bind(new.folder.as_str())
+        .bind(new.key.as_str())
+        .bind(to_millis(new.timeout))
+        .bind(new.limit.map(i64::from))
+        .bind(new.url.as_deref())
 }
 
 /// A transition, if the session still stands where it did.
@@ -99,23 +114,51 @@ impl Operation for Change {
         }
     }
 
+    fn statement<C: Connection>(&self) -> Option<Statement> {
+        let is_alike = match &self.transition {
+            Transition::Advance { .. } | Transition::Begin { .. } => self.is_single(),
+            Transition::Intend(_) | Transition::Published | Transition::End(_) => true,
+            _ => false,
+        };
+        // What is wrong with it is found when it is run.
+        is_alike.then(|| self.change::<C>().ok()).flatten()
+    }
+
+    fn take<C: Connection>(&self, row: &C::Row) -> Result<(Commit, Vec<Statement>), SessionStoreError> {
+        let Transition::End(_) = self.transition else {
+            let session = rows::changed(self.from.clone(), row)?;
+            let rest = match self.subscribers.is_empty() {
+                true => Vec::new(),
+                false => self.tell::<C>(&self.from, &After::Live(session.clone()))?,
+            };
+            return Ok((Commit::Live(session), rest));
+        };
+        let session = rows::session(row)?;
+        let after = session.apply(&self.transition, rows::time(row, "now")?)?;
+        let mut rest = self.tell::<C>(&session, &after)?;
+        let After::Ended(tombstone) = after else { return Err(Illegal.into()) };
+        rest.push(insert::<C>(&tombstone)?);
+        if !tombstone.unclean && rows::flag(row, "pieces")? {
+            rest.extend(forget_all_pieces::<C>(tombstone.id));
+        }
+        Ok((Commit::Ended(tombstone), rest))
+    }
+
     async fn run<C: Connection>(&self, connection: &mut C) -> Result<Commit, SessionStoreError> {
         if let Transition::Begin { quota, .. } = &self.transition
             && is_limited(*quota)
         {
             connection.lock(Lock::BytesOf(&self.from.directory)).await?;
         }
-        let row = connection.first(self.statement::<C>()?).await?;
+        let row = connection.first(self.change::<C>()?).await?;
         match (row, &self.transition) {
-            (Some(row), Transition::End(_)) => self.bury(&row, connection).await.map(Commit::Ended),
             (Some(row), transition) => {
+                let (commit, rest) = self.take::<C>(&row)?;
+                for statement in rest {
+                    connection.execute(statement).await?;
+                }
                 self.move_pieces(transition, connection).await?;
-                let after = After::Live(rows::changed(self.from.clone(), &row)?);
-                self.tell(&self.from, &after, connection).await?;
-                Ok(match after {
-                    After::Live(session) => Commit::Live(session),
-                    After::Ended(tombstone) => Commit::Ended(tombstone),
-                })
+                Ok(commit)
             }
             (None, Transition::Intend(_)) => self.claimed(connection).await,
             (None, Transition::Begin { total, quota }) => self.exceeded(*total, *quota, connection).await,
@@ -145,7 +188,8 @@ impl Operation for Change {
 }
 
 impl Change {
-    fn statement<C: Connection>(&self) -> Result<Statement, SessionStoreError> {
+    /// The statement that makes the change, if the session still stands where it did.
+    fn change<C: Connection>(&self) -> Result<Statement, SessionStoreError> {
         let sql = C::SQL;
         Ok(match &self.transition {
             Transition::Name => self.at(sql.name)?,
@@ -191,29 +235,9 @@ impl Change {
         Ok(Statement::new(statement).bind(id).bind(to_integer(epoch)?).bind(to_integer(received)?))
     }
 
-    /// Makes the tombstone of the session that was taken out.
-    async fn bury<C: Connection>(&self, row: &C::Row, connection: &mut C) -> Result<Tombstone, SessionStoreError> {
-        let session = rows::session(row)?;
-        let after = session.apply(&self.transition, rows::time(row, "now")?)?;
-        self.tell(&session, &after, connection).await?;
-        let After::Ended(tombstone) = after else { return Err(Illegal.into()) };
-        connection.execute(insert::<C>(&tombstone)?).await?;
-        if !tombstone.unclean {
-            forget_all_pieces(tombstone.id, connection).await?;
-        }
-        Ok(tombstone)
-    }
-
-    async fn tell<C: Connection>(
-        &self,
-        before: &Session,
-        after: &After,
-        connection: &mut C,
-    ) -> Result<(), SessionStoreError> {
-        match OutboxEvent::of(before, &self.transition, after) {
-            Some(event) => tell(&self.subscribers, &event, connection).await,
-            None => Ok(()),
-        }
+    fn tell<C: Connection>(&self, before: &Session, after: &After) -> Result<Vec<Statement>, SessionStoreError> {
+        let event = OutboxEvent::of(before, &self.transition, after);
+        event.map_or(Ok(Vec::new()), |event| tell::<C>(&self.subscribers, &event))
     }
 
     async fn move_pieces<C: Connection>(
@@ -319,7 +343,9 @@ impl Operation for Cleaned {
 
     async fn run<C: Connection>(&self, connection: &mut C) -> Result<(), SessionStoreError> {
         if connection.execute(Statement::new(C::SQL.cleaned).bind(self.0)).await? > 0 {
-            forget_all_pieces(self.0, connection).await?;
+            for statement in forget_all_pieces::<C>(self.0) {
+                connection.execute(statement).await?;
+            }
         }
         Ok(())
     }
@@ -374,11 +400,8 @@ fn insert<C: Connection>(tombstone: &Tombstone) -> Result<Statement, SessionStor
         .bind(tombstone.unclean))
 }
 
-async fn forget_all_pieces<C: Connection>(session: SessionId, connection: &mut C) -> Result<(), SessionStoreError> {
-    for statement in [C::SQL.delete_pieces, C::SQL.forget_pieces] {
-        connection.execute(Statement::new(statement).bind(session)).await?;
-    }
-    Ok(())
+fn forget_all_pieces<C: Connection>(session: SessionId) -> [Statement; 2] {
+    [C::SQL.delete_pieces, C::SQL.forget_pieces].map(|statement| Statement::new(statement).bind(session))
 }
 
 fn one_piece(statement: &'static str, session: SessionId, piece: &Piece) -> Result<Statement, SessionStoreError> {

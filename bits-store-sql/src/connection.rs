@@ -62,6 +62,19 @@ pub(crate) trait Operation: Send + Sync {
         false
     }
 
+    /// The statement that it begins with, where one for many sessions may stand for those of all: each
+    /// row that this gives goes to [`take`](Self::take), and what gets none is [run](Self::run).
+    #[cfg_attr(not(feature = "sqlite"), allow(dead_code, reason = "PostgreSQL has many connections"))]
+    fn statement<C: Connection>(&self) -> Option<Statement> {
+        None
+    }
+
+    /// What the row says that its statement gave, and what is to be executed besides.
+    #[cfg_attr(not(feature = "sqlite"), allow(dead_code, reason = "PostgreSQL has many connections"))]
+    fn take<C: Connection>(&self, _: &C::Row) -> Result<(Self::Output, Vec<Statement>), SessionStoreError> {
+        Err(SessionStoreError::Other("its statement is not for many".into()))
+    }
+
     /// Runs it within a transaction. May be called again after a rollback.
     async fn run<C: Connection>(&self, connection: &mut C) -> Result<Self::Output, SessionStoreError>;
 

@@ -14,16 +14,13 @@ use crate::{
 /// Whom changes tell.
 pub(crate) type Subscribers = Arc<[Subscriber]>;
 
-/// Stores an event for everyone who wants it, in the transaction of its change.
-pub(crate) async fn tell<C: Connection>(
+/// What stores an event for everyone who wants it, in the transaction of its change.
+pub(crate) fn tell<C: Connection>(
     subscribers: &[Subscriber],
     event: &OutboxEvent,
-    connection: &mut C,
-) -> Result<(), SessionStoreError> {
-    for subscriber in subscribers.iter().filter(|subscriber| subscriber.wants(event)) {
-        connection.execute(insert::<C>(&subscriber.name, event)?).await?;
-    }
-    Ok(())
+) -> Result<Vec<Statement>, SessionStoreError> {
+    let wanting = subscribers.iter().filter(|subscriber| subscriber.wants(event));
+    wanting.map(|subscriber| insert::<C>(&subscriber.name, event)).collect()
 }
 
 fn insert<C: Connection>(subscriber: &str, event: &OutboxEvent) -> Result<Statement, SessionStoreError> {

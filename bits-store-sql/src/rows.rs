@@ -128,6 +128,11 @@ pub(crate) fn bytes(columns: &impl Columns, column: &'static str) -> Result<u64,
     Row::new("session", "id", columns)?.unsigned(column)
 }
 
+/// A flag that a statement gives besides a session's columns.
+pub(crate) fn flag(columns: &impl Columns, column: &'static str) -> Result<bool, SessionStoreError> {
+    Row::new("session", "id", columns)?.flag(column)
+}
+
 /// A size or offset as databases hold it.
 pub(crate) fn to_integer(size: u64) -> Result<i64, SessionStoreError> {
     i64::try_from(size).map_err(|_| SessionStoreError::Other(format!("{size} bytes are more than a row holds").into()))

@@ -190,9 +190,11 @@ macro_rules! with_statements {
                 "'publishing'",
                 concat!("state = 'complete', intent = NULL, retry_at = NULL, progressed_at = ", now!())
             );
-            /// Takes the session out, and tells the time for its tombstone.
+            /// Takes the session out, and tells the time for its tombstone, and whether there are pieces.
             end = concat!(
-                "DELETE FROM session WHERE ", unmoved!("$4"), " RETURNING ", session_columns!(), ", ", now!(), " AS now"
+                "DELETE FROM session WHERE ", unmoved!("$4"), " RETURNING ", session_columns!(), ", ", now!(), " AS now, \
+                   CASE WHEN EXISTS (SELECT 1 FROM piece WHERE piece.session = session.id) \
+                     OR EXISTS (SELECT 1 FROM replaced_piece WHERE replaced_piece.session = session.id) THEN 1 ELSE 0 END AS pieces"
             );
             bury = concat!(
                 "INSERT INTO tombstone (", tombstone_columns!(), ") \

@@ -32,6 +32,11 @@ impl Shared {
         kind(&self.0) == Kind::Full
     }
 
+    /// The failure itself.
+    pub(super) fn get(&self) -> &sqlx::Error {
+        &self.0
+    }
+
     /// The failure as the store's caller sees it.
     pub(super) fn to_store_error(&self) -> SessionStoreError {
         let source = Box::new(self.clone());

@@ -4,13 +4,13 @@
 //! |---|---|
 //! | `open` | finds, creates, checks and migrates the file |
 //! | `writer` | one task, one connection; commits what is queued in one transaction |
-//! | `advances` | progress of many sessions in one statement |
+//! | `alike` | changes of many sessions in one statement |
 //! | `reader` | a pool of connections for everything else |
 //! | `checkpoint` | moves the log into the file, beside the commits |
 //! | `columns` | what changes and reads see of a connection |
 //! | `statements` | SQL of its own |
 
-mod advances;
+mod alike;
 mod checkpoint;
 mod columns;
 mod error;
@@ -133,7 +133,7 @@ impl SessionStore for SqliteSessions {
         // The time is of no matter to whether it fits.
         from.apply(transition, from.progressed_at)?;
         let (from, transition) = (from.clone(), transition.clone());
-        self.writer.change(Change { from, transition, subscribers: self.subscribers.clone() }).await
+        self.writer.commit(Change { from, transition, subscribers: self.subscribers.clone() }).await
     }
 
     async fn pieces(&self, id: SessionId, from: u64) -> Result<Vec<Piece>, SessionStoreError> {

@@ -6,17 +6,21 @@
 use std::io;
 
 use async_trait::async_trait;
-use bits_core::{Commit, SessionStoreError};
-use sqlx::{ConnectOptions, Connection, SqliteConnection, sqlite::SqliteConnectOptions};
+use bits_core::SessionStoreError;
+use sqlx::{
+    ConnectOptions, Connection, SqliteConnection,
+    sqlite::{SqliteConnectOptions, SqliteRow},
+};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    advances, checkpoint,
-    error::{Kind, Shared, is_of_a_row, kind, to_store_error},
+    alike::{self, Group},
+    checkpoint,
+    error::{Kind, Shared, is_of_a_row, kind},
     statements,
 };
-use crate::{changes::Change, connection::Operation};
+use crate::connection::{Operation, Statement};
 
 /// Operations in one transaction, at most.
 const BATCH: usize = 512;
@@ -26,7 +30,7 @@ const QUEUE: usize = 1024;
 /// Hands operations to the writer's task; the task ends with the last of them.
 #[derive(Debug)]
 pub(super) struct Writer {
-    queue: mpsc::Sender<Queued>,
+    queue: mpsc::Sender<Box<dyn Job>>,
 }
 
 impl Writer {
@@ -45,47 +49,10 @@ impl Writer {
 
     /// Commits `operation`. It is done whole, or not at all, also when this future is dropped.
     pub(super) async fn commit<O: Operation + 'static>(&self, operation: O) -> Result<O::Output, SessionStoreError> {
-        self.queue(operation, |job| Queued::Alone(job)).await
-    }
-
-    /// The same for a change that may be progress, which goes with that of other sessions.
-    pub(super) async fn change(&self, change: Change) -> Result<Commit, SessionStoreError> {
-        let together = advances::is_one(&change);
-        self.queue(change, |job| if together { Queued::Advance(job) } else { Queued::Alone(job) }).await
-    }
-
-    async fn queue<O: Operation + 'static>(
-        &self,
-        operation: O,
-        queued: impl FnOnce(Box<Pending<O>>) -> Queued,
-    ) -> Result<O::Output, SessionStoreError> {
         let (reply, answer) = oneshot::channel();
         let job = Box::new(Pending { operation, output: None, reply });
-        self.queue.send(queued(job)).await.map_err(|_| closed())?;
+        self.queue.send(job).await.map_err(|_| closed())?;
         answer.await.map_err(|_| closed())?
-    }
-}
-
-/// What waits for the next transaction.
-pub(super) enum Queued {
-    Alone(Box<dyn Job>),
-    /// Progress of a session, which is written in one statement with that of others.
-    Advance(Box<Pending<Change>>),
-}
-
-impl Queued {
-    fn job(&self) -> &dyn Job {
-        match self {
-            Self::Alone(job) => &**job,
-            Self::Advance(job) => &**job,
-        }
-    }
-
-    fn answer(self, committed: Result<(), SessionStoreError>) {
-        match self {
-            Self::Alone(job) => job.answer(committed),
-            Self::Advance(job) => job.answer(committed),
-        }
     }
 }
 
@@ -94,8 +61,20 @@ impl Queued {
 pub(super) trait Job: Send {
     fn is_durable(&self) -> bool;
 
+    /// Whether it needs no transaction around it.
+    fn is_single(&self) -> bool;
+
     /// Whether nobody waits for it any more.
     fn is_abandoned(&self) -> bool;
+
+    /// The statement that may be one with those of others.
+    fn statement(&self) -> Option<Statement>;
+
+    /// Keeps what the statement's row says until the commit; gives what is to be executed besides.
+    fn take(&mut self, row: &SqliteRow) -> Result<Vec<Statement>, SessionStoreError>;
+
+    /// Keeps that it failed, alone.
+    fn fail(&mut self, error: SessionStoreError);
 
     /// Runs the operation, and keeps what it gives until the commit.
     async fn run(&mut self, connection: &mut SqliteConnection) -> Result<(), SessionStoreError>;
@@ -103,9 +82,9 @@ pub(super) trait Job: Send {
     fn answer(self: Box<Self>, committed: Result<(), SessionStoreError>);
 }
 
-pub(super) struct Pending<O: Operation> {
-    pub(super) operation: O,
-    pub(super) output: Option<Result<O::Output, SessionStoreError>>,
+struct Pending<O: Operation> {
+    operation: O,
+    output: Option<Result<O::Output, SessionStoreError>>,
     reply: oneshot::Sender<Result<O::Output, SessionStoreError>>,
 }
 
@@ -115,8 +94,35 @@ impl<O: Operation + 'static> Job for Pending<O> {
         self.operation.is_durable()
     }
 
+    fn is_single(&self) -> bool {
+        self.operation.is_single()
+    }
+
     fn is_abandoned(&self) -> bool {
         self.reply.is_closed()
+    }
+
+    fn statement(&self) -> Option<Statement> {
+        self.operation.statement::<SqliteConnection>()
+    }
+
+    fn take(&mut self, row: &SqliteRow) -> Result<Vec<Statement>, SessionStoreError> {
+        match self.operation.take::<SqliteConnection>(row) {
+            Ok((output, rest)) => {
+                self.output = Some(Ok(output));
+                Ok(rest)
+            }
+            // What was done stands, and may be committed already.
+            Err(error) if self.is_single() => {
+                self.output = Some(Err(error));
+                Ok(Vec::new())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn fail(&mut self, error: SessionStoreError) {
+        self.output = Some(Err(error));
     }
 
     async fn run(&mut self, connection: &mut SqliteConnection) -> Result<(), SessionStoreError> {
@@ -143,11 +149,21 @@ struct Task {
 }
 
 /// Why a transaction was not committed.
-enum Failure {
+pub(super) enum Failure {
     /// All of it failed.
     Transaction(Shared),
     /// One operation failed, and took the others with it.
     Operation(SessionStoreError),
+}
+
+impl Failure {
+    /// The same within a transaction, which one statement of it took with it.
+    fn of_operation(self) -> Self {
+        match self {
+            Self::Transaction(error) => Self::Operation(error.to_store_error()),
+            Self::Operation(_) => self,
+        }
+    }
 }
 
 impl From<sqlx::Error> for Failure {
@@ -157,15 +173,27 @@ impl From<sqlx::Error> for Failure {
 }
 
 impl Task {
-    async fn run(mut self, mut jobs: mpsc::Receiver<Queued>, written: watch::Sender<()>, stop: CancellationToken) {
+    async fn run(
+        mut self,
+        mut jobs: mpsc::Receiver<Box<dyn Job>>,
+        written: watch::Sender<()>,
+        stop: CancellationToken,
+    ) {
         loop {
-            let mut batch = Vec::new();
+            let mut batch: Vec<Box<dyn Job>> = Vec::new();
             tokio::select! {
                 biased;
                 () = stop.cancelled(), if !jobs.is_closed() => jobs.close(),
                 count = jobs.recv_many(&mut batch, BATCH) => if count == 0 { break },
             }
-            batch.retain(|queued: &Queued| !queued.job().is_abandoned());
+            // Whoever is ready to run may have more: one transaction for all of them.
+            tokio::task::yield_now().await;
+            while batch.len() < BATCH
+                && let Ok(queued) = jobs.try_recv()
+            {
+                batch.push(queued);
+            }
+            batch.retain(|job| !job.is_abandoned());
             if !batch.is_empty() {
                 self.commit(batch).await;
                 written.send_replace(());
@@ -178,7 +206,7 @@ impl Task {
     }
 
     /// Commits all jobs at once; where one of them fails by itself, each by itself.
-    async fn commit(&mut self, mut batch: Vec<Queued>) {
+    async fn commit(&mut self, mut batch: Vec<Box<dyn Job>>) {
         let mut result = self.transact(&mut batch).await;
         if let Err(Failure::Transaction(error)) = &result
             && error.is_full()
@@ -205,13 +233,16 @@ impl Task {
         }
     }
 
-    async fn transact(&mut self, batch: &mut [Queued]) -> Result<(), Failure> {
-        let durable = batch.iter().any(|queued| queued.job().is_durable());
-        let (mut advances, mut others) = advances::split(batch);
-        if others.is_empty() {
-            return self.advance(&mut advances, durable).await;
+    async fn transact(&mut self, batch: &mut [Box<dyn Job>]) -> Result<(), Failure> {
+        let durable = batch.iter().any(|job| job.is_durable());
+        let (mut groups, mut others) = alike::split(batch);
+        if let ([group], []) = (groups.as_slice(), others.as_slice())
+            && group.is_single()
+            && let Some(group) = groups.pop()
+        {
+            return self.run_alone(group, durable).await;
         }
-        let result = self.try_transact(&mut advances, &mut others, durable).await;
+        let result = self.try_transact(groups, &mut others, durable).await;
         if result.is_err() {
             self.roll_back().await;
         }
@@ -220,30 +251,48 @@ impl Task {
 
     /// One statement is a transaction of its own: begun and committed on its way, and taken back
     /// where it fails.
-    async fn advance(&mut self, advances: &mut [&mut Pending<Change>], durable: bool) -> Result<(), Failure> {
+    async fn run_alone(&mut self, group: Group<'_>, durable: bool) -> Result<(), Failure> {
         let connection = self.prepare(durable).await?;
-        let Err(error) = advances::run(advances, connection).await else { return Ok(()) };
-        if is_of_a_row(&error) {
-            return Err(Failure::Operation(to_store_error(error)));
+        match group.run(connection).await {
+            Ok(rest) => {
+                for job in rest.jobs {
+                    // The others are committed.
+                    if let Err(error) = job.run(connection).await {
+                        job.fail(error);
+                    }
+                }
+                Ok(())
+            }
+            Err(Failure::Transaction(error)) if is_of_a_row(error.get()) => {
+                Err(Failure::Operation(error.to_store_error()))
+            }
+            Err(Failure::Transaction(error)) => {
+                if !matches!(kind(error.get()), Kind::Full | Kind::Busy) {
+                    // It may have been the commit; and the connection may be what is broken.
+                    self.distrusted = true;
+                    self.disconnect().await;
+                }
+                Err(Failure::Transaction(error))
+            }
+            Err(failure) => Err(failure),
         }
-        if !matches!(kind(&error), Kind::Full | Kind::Busy) {
-            // It may have been the commit; and the connection may be what is broken.
-            self.distrusted = true;
-            self.disconnect().await;
-        }
-        Err(error.into())
     }
 
     async fn try_transact(
         &mut self,
-        advances: &mut [&mut Pending<Change>],
+        groups: Vec<Group<'_>>,
         others: &mut [&mut dyn Job],
         durable: bool,
     ) -> Result<(), Failure> {
         let connection = self.prepare(durable).await?;
         execute(statements::BEGIN, connection).await?;
-        let advanced = advances::run(advances, connection).await;
-        advanced.map_err(|error| Failure::Operation(to_store_error(error)))?;
+        for group in groups {
+            let rest = group.run(connection).await.map_err(Failure::of_operation)?;
+            alike::execute(rest.statements, connection).await.map_err(Failure::of_operation)?;
+            for job in rest.jobs {
+                job.run(connection).await.map_err(Failure::Operation)?;
+            }
+        }
         for job in others {
             job.run(connection).await.map_err(Failure::Operation)?;
         }

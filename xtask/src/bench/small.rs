@@ -1,6 +1,8 @@
 //! Small uploads, whole sessions each: beside other servers, and beside the least that they cost.
 
 use std::io::{BufRead, BufReader, Write};
+use std::ops::Range;
+use std::path::PathBuf;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Instant;
 
@@ -26,9 +28,12 @@ impl Small {
         let mut floor = Floor::start(setting, self, uploads)?;
         let mut results: Vec<_> = servers.iter().map(|_| SmallResult::default()).collect();
         let mut least = SmallResult::default();
+        let mut names: Vec<Vec<String>> = vec![Vec::new(); servers.len()];
         for run in 0..=setting.runs {
+            let first = uploads * usize::try_from(run)?;
             for next in order(run, servers.len()) {
-                self.upload(&servers[next], uploads, (run > 0).then_some(&mut results[next]))?;
+                let numbers = first..first + uploads;
+                names[next].extend(self.upload(&servers[next], numbers, (run > 0).then_some(&mut results[next]))?);
             }
             floor.run(uploads, (run > 0).then_some(&mut least))?;
         }
@@ -37,6 +42,10 @@ impl Small {
             rows.push(result.row(server.name(), server.lacks(), server.process(), (&results[0], &least))?);
         }
         rows.push(least.row("floor", "HTTP".to_owned(), floor.process.id(), (&results[0], &least))?);
+        // Not before: ext4 looks at each of its inodes that was freed within minutes when it makes a file.
+        servers.iter().zip(&names).try_for_each(|(server, names)| server.delete(names))?;
+        drop(floor);
+        super::peer::remove(&Floor::folder(setting))?;
         let named = || servers.iter().map(Running::name).zip(&results).chain([("floor", &least)]);
         Ok(Table {
             notes: self.notes(uploads, setting.runs),
@@ -76,11 +85,15 @@ impl Small {
         )
     }
 
-    fn upload(&self, server: &Running, uploads: usize, result: Option<&mut SmallResult>) -> Result<()> {
+    /// Makes the uploads of these numbers; gives the names of their files.
+    fn upload(&self, server: &Running, numbers: Range<usize>, result: Option<&mut SmallResult>) -> Result<Vec<String>> {
+        let uploads = numbers.len();
         let requests_before = server.store_requests()?;
         let cpu_before = measure::cpu(server.process())?;
         let start = Instant::now();
-        let done = join_all(self.at_once, |thread| self.upload_some(server, (thread..uploads).step_by(self.at_once)))?;
+        let done = join_all(self.at_once, |thread| {
+            self.upload_some(server, numbers.clone().skip(thread).step_by(self.at_once))
+        })?;
         let elapsed = start.elapsed();
         let cpu = measure::cpu(server.process())? - cpu_before;
         if let Some(result) = result {
@@ -89,7 +102,7 @@ impl Small {
             result.milliseconds.extend(done.iter().flatten().map(|upload| upload.milliseconds));
             result.requests.add(&requests_before, &server.store_requests()?);
         }
-        server.delete(&done.into_iter().flatten().map(|upload| upload.name).collect::<Vec<_>>())
+        Ok(done.into_iter().flatten().map(|upload| upload.name).collect())
     }
 
     fn upload_some(&self, server: &Running, numbers: impl Iterator<Item = usize>) -> Result<Vec<Done>> {
@@ -128,8 +141,12 @@ struct Floor {
 }
 
 impl Floor {
+    fn folder(setting: &Setting) -> PathBuf {
+        setting.folder.join("floor")
+    }
+
     fn start(setting: &Setting, load: &Small, uploads: usize) -> Result<Self> {
-        let folder = setting.folder.join("floor");
+        let folder = Self::folder(setting);
         super::peer::remove(&folder)?;
         let mut command = Command::new(&setting.programs.floor);
         command.arg("floor").arg("--folder").arg(folder).args(["--uploads", &uploads.to_string()]);
