@@ -114,7 +114,10 @@ impl Inner {
                     && session.on_close(call.form) == CloseDecision::End
             });
             let session = match complete {
-                Some(session) => Box::new(session),
+                Some(session) => {
+                    spans::found(id);
+                    Box::new(session)
+                }
                 None => match self.open(call, id).await {
                     Ok(Opened::Live(session)) => session,
                     Ok(Opened::Answer(ack)) => return ack,

@@ -8,6 +8,7 @@ use bits_core::{
     VirtualPath,
 };
 use http::{request::Parts, uri::Authority};
+use tokio::time::timeout;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument;
 use uuid::Uuid;
@@ -316,21 +317,28 @@ impl Engine {
         self.inner.tasks.wait().await;
     }
 
-    /// The stores that do not answer or take no writes, with the reason; empty when all is well.
-    pub async fn check(&self) -> Vec<(String, String)> {
-        let mut failures = Vec::new();
-        if let Err(error) = self.inner.sessions.check().await {
-            failures.push(("sessions".to_owned(), chain(&error)));
-        }
-        for (name, store) in &self.inner.storages {
-            // A full store still resumes, completes and cancels; it refuses new bytes itself.
-            if let Err(error) = store.check().await
-                && error.kind != StoreErrorKind::Full
-            {
-                failures.push((name.clone(), chain(&error)));
-            }
-        }
-        failures
+    /// The stores that do not answer within `patience` or take no writes, with the reason; empty when
+    /// all is well. All are asked at once.
+    pub async fn check(&self, patience: Duration) -> Vec<(String, String)> {
+        use futures_util::future::{join, join_all};
+
+        let late = || Err(format!("it did not answer within {patience:?}"));
+        let sessions = async {
+            let check = timeout(patience, self.inner.sessions.check()).await;
+            ("sessions".to_owned(), check.map_or_else(|_| late(), |check| check.map_err(|error| chain(&error))))
+        };
+        let storages = self.inner.storages.iter().map(async |(name, store)| {
+            let check = match timeout(patience, store.check()).await {
+                // A full store still resumes, completes and cancels; it refuses new bytes itself.
+                Ok(Err(error)) if error.kind == StoreErrorKind::Full => Ok(()),
+                Ok(check) => check.map_err(|error| chain(&error)),
+                Err(_) => late(),
+            };
+            (name.clone(), check)
+        });
+        let (sessions, storages) = join(sessions, join_all(storages)).await;
+        let all = std::iter::once(sessions).chain(storages);
+        all.filter_map(|(name, check)| check.err().map(|reason| (name, reason))).collect()
     }
 }
 
