@@ -129,7 +129,7 @@ impl Body {
     /// the answer when the connection is closed on it. At most `limit` bytes and 10 s, and not
     /// beyond `stop`.
     pub(crate) async fn drain(&mut self, limit: u64, stop: &CancellationToken) {
-        if self.awaits && !self.begun {
+        if self.ended || (self.awaits && !self.begun) {
             return;
         }
         // At the pace of the bytes that are kept it could not end in time.
