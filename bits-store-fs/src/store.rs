@@ -387,8 +387,11 @@ impl Turn {
         &mut self,
         work: impl FnOnce(&Disk, &mut Staged) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
-        let Some(brief) = Brief::begin() else { return self.in_place(work).await };
         let mut staged = self.take().await;
+        let Some(brief) = Brief::begin() else {
+            self.staged = Some(staged);
+            return self.in_place(work).await;
+        };
         let result = work(&self.shared.disk, &mut staged);
         drop(brief);
         let old = self.shared.used(self.session, &staged);

@@ -31,7 +31,7 @@ pub(crate) trait Connection: Send {
     /// has no need of it.
     async fn lock(&mut self, lock: Lock<'_>) -> Result<(), SessionStoreError>;
 
-    /// The only row that a statement gives, if any.
+    /// The only row that a statement gives, if any. It is run to its end, where it may be committed.
     async fn first(&mut self, statement: Statement) -> Result<Option<Self::Row>, SessionStoreError> {
         self.fetch(statement).await.map(|rows| rows.into_iter().next())
     }

@@ -12,10 +12,9 @@ use std::{
 
 use tests::{ImageDisk, Server, ServerOptions, Upload, wait_until};
 
-const FRAGMENT: u64 = 64 << 10;
+/// So short that all of it is there before any is written.
+const FRAGMENT: u64 = 8 << 10;
 const LENGTH: usize = 6 * FRAGMENT as usize;
-/// More than a server on a test's machine has threads for connections.
-const UPLOADS: u64 = 24;
 
 /// A file system that holds every write up, until it is dropped.
 struct Frozen(PathBuf);
@@ -37,8 +36,25 @@ fn freeze(how: &str, disk: &Path) -> bool {
     Command::new("fsfreeze").arg(how).arg(disk).status().unwrap().success()
 }
 
+/// One leaves the server's other threads asleep: nobody but the one that writes was awake.
 #[test]
-fn whoever_does_not_write_is_served_while_the_disk_hangs() {
+fn others_are_served_while_one_upload_hangs() {
+    hang(1);
+}
+
+/// As many as the server has threads for connections, on a test's machine.
+#[test]
+fn others_are_served_while_few_uploads_hang() {
+    hang(2);
+    hang(3);
+}
+
+#[test]
+fn others_are_served_while_many_uploads_hang() {
+    hang(24);
+}
+
+fn hang(hanging: u64) {
     let disk = ImageDisk::new(64);
     let storage =
         format!("[storage]\nurl = \"file:{}\"\nreserve_free = \"1MiB\"\n", disk.path().join("files").display());
@@ -51,7 +67,7 @@ fn whoever_does_not_write_is_served_while_the_disk_hangs() {
         upload.fragment(FRAGMENT).unwrap();
         upload
     };
-    let uploads: Vec<Upload> = (1..=UPLOADS).map(started).collect();
+    let uploads: Vec<Upload> = (1..=hanging).map(started).collect();
 
     let frozen = Frozen::new(disk.path());
     let writing: Vec<_> = uploads
@@ -66,7 +82,7 @@ fn whoever_does_not_write_is_served_while_the_disk_hangs() {
         })
         .collect();
     let received = || server.metric("bits_received_bytes_total");
-    let all = (1 + UPLOADS) as f64 * FRAGMENT as f64 + LENGTH as f64;
+    let all = (2 * hanging * FRAGMENT) as f64 + LENGTH as f64;
     wait_until("every upload's next fragment is there", || received() >= all);
     let start = Instant::now();
     for _ in 0..20 {

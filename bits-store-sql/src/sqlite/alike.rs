@@ -26,7 +26,12 @@ use crate::{
 /// The statements that can be for many, and what they are then.
 pub(super) static FOR_MANY: LazyLock<HashMap<&'static str, String>> = LazyLock::new(|| {
     let of_sessions = [SQL.create, SQL.begin_upload, SQL.advance, SQL.intend, SQL.published, SQL.end, SQL.bury];
-    of_sessions.into_iter().map(|sql| (sql, for_many(sql, 1))).chain([(SQL.tell, for_many(SQL.tell, 4))]).collect()
+    let mut for_many: HashMap<_, _> = of_sessions.into_iter().map(|sql| (sql, for_many(sql, 1))).collect();
+    for_many.insert(SQL.tell, self::for_many(SQL.tell, 4));
+    // All look for who is publishing there before one of them does. Who is second then is left out, and told
+    // when it is run by itself.
+    for_many.entry(SQL.intend).and_modify(|sql| *sql = sql.replacen("UPDATE", "UPDATE OR IGNORE", 1));
+    for_many
 });
 
 /// Jobs that one statement does.
@@ -68,8 +73,8 @@ impl<'a> Group<'a> {
         self.jobs.iter().all(|(job, _)| job.is_single())
     }
 
-    /// Runs the statement, to its end.
-    pub(super) async fn run(self, connection: &mut SqliteConnection) -> Result<Rest<'a>, Failure> {
+    /// Runs the statement, to its end: that commits it, where it is `alone`.
+    pub(super) async fn run(self, connection: &mut SqliteConnection, alone: bool) -> Result<Rest<'a>, Failure> {
         let rows = query(self.sql, self.jobs.iter().map(|(_, statement)| statement)).fetch_all(connection).await?;
         // A row without an id is nobody's.
         let mut rows: HashMap<SessionId, &SqliteRow> =
@@ -77,7 +82,7 @@ impl<'a> Group<'a> {
         let mut rest = Rest::default();
         for (job, statement) in self.jobs {
             match id_of(&statement).and_then(|id| rows.remove(&id)) {
-                Some(row) => rest.statements.extend(job.take(row).map_err(Failure::Operation)?),
+                Some(row) => rest.statements.extend(job.take(row, alone).map_err(Failure::Operation)?),
                 None => rest.jobs.push(job),
             }
         }

@@ -35,10 +35,6 @@ impl Connection for SqliteConnection {
     async fn lock(&mut self, _: Lock<'_>) -> Result<(), SessionStoreError> {
         Ok(())
     }
-
-    async fn first(&mut self, statement: Statement) -> Result<Option<SqliteRow>, SessionStoreError> {
-        query(statement).fetch_optional(self).await.map_err(to_store_error)
-    }
 }
 
 fn query(statement: Statement) -> Query<'static, Sqlite, SqliteArguments> {

@@ -3,7 +3,7 @@
 //! Synchronous is FULL for a transaction with a durable operation in it, and NORMAL otherwise.
 //! Nobody hears of an operation before its transaction is committed.
 
-use std::io;
+use std::{future::poll_fn, io, task::Poll};
 
 use async_trait::async_trait;
 use bits_core::SessionStoreError;
@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     alike::{self, Group},
     checkpoint,
-    error::{Kind, Shared, is_of_a_row, kind},
+    error::{Kind, Shared, is_of_a_row, kind, to_store_error},
     statements,
 };
 use crate::connection::{Operation, Statement};
@@ -71,7 +71,8 @@ pub(super) trait Job: Send {
     fn statement(&self) -> Option<Statement>;
 
     /// Keeps what the statement's row says until the commit; gives what is to be executed besides.
-    fn take(&mut self, row: &SqliteRow) -> Result<Vec<Statement>, SessionStoreError>;
+    /// What is wrong with a row that is committed already is what this job alone is told.
+    fn take(&mut self, row: &SqliteRow, committed: bool) -> Result<Vec<Statement>, SessionStoreError>;
 
     /// Keeps that it failed, alone.
     fn fail(&mut self, error: SessionStoreError);
@@ -106,14 +107,13 @@ impl<O: Operation + 'static> Job for Pending<O> {
         self.operation.statement::<SqliteConnection>()
     }
 
-    fn take(&mut self, row: &SqliteRow) -> Result<Vec<Statement>, SessionStoreError> {
+    fn take(&mut self, row: &SqliteRow, committed: bool) -> Result<Vec<Statement>, SessionStoreError> {
         match self.operation.take::<SqliteConnection>(row) {
             Ok((output, rest)) => {
                 self.output = Some(Ok(output));
                 Ok(rest)
             }
-            // What was done stands, and may be committed already.
-            Err(error) if self.is_single() => {
+            Err(error) if committed => {
                 self.output = Some(Err(error));
                 Ok(Vec::new())
             }
@@ -187,7 +187,7 @@ impl Task {
                 count = jobs.recv_many(&mut batch, BATCH) => if count == 0 { break },
             }
             // Whoever is ready to run may have more: one transaction for all of them.
-            tokio::task::yield_now().await;
+            let_others_run().await;
             while batch.len() < BATCH
                 && let Ok(queued) = jobs.try_recv()
             {
@@ -253,13 +253,10 @@ impl Task {
     /// where it fails.
     async fn run_alone(&mut self, group: Group<'_>, durable: bool) -> Result<(), Failure> {
         let connection = self.prepare(durable).await?;
-        match group.run(connection).await {
+        match group.run(connection, true).await {
             Ok(rest) => {
                 for job in rest.jobs {
-                    // The others are committed.
-                    if let Err(error) = job.run(connection).await {
-                        job.fail(error);
-                    }
+                    self.run_other(job, durable).await;
                 }
                 Ok(())
             }
@@ -278,6 +275,21 @@ impl Task {
         }
     }
 
+    /// Runs a job by itself. Others are committed: it fails alone.
+    async fn run_other(&mut self, job: &mut dyn Job, durable: bool) {
+        let done = match self.prepare(durable).await {
+            Ok(connection) => job.run(connection).await,
+            Err(error) => Err(to_store_error(error)),
+        };
+        if let Err(error) = done {
+            if !matches!(error, SessionStoreError::Full(_)) {
+                self.distrusted = true;
+                self.disconnect().await;
+            }
+            job.fail(error);
+        }
+    }
+
     async fn try_transact(
         &mut self,
         groups: Vec<Group<'_>>,
@@ -287,7 +299,7 @@ impl Task {
         let connection = self.prepare(durable).await?;
         execute(statements::BEGIN, connection).await?;
         for group in groups {
-            let rest = group.run(connection).await.map_err(Failure::of_operation)?;
+            let rest = group.run(connection, false).await.map_err(Failure::of_operation)?;
             alike::execute(rest.statements, connection).await.map_err(Failure::of_operation)?;
             for job in rest.jobs {
                 job.run(connection).await.map_err(Failure::Operation)?;
@@ -350,6 +362,20 @@ impl Task {
 
 async fn execute(statement: &'static str, connection: &mut SqliteConnection) -> Result<(), sqlx::Error> {
     sqlx::query(statement).execute(connection).await.map(drop)
+}
+
+/// Goes to the end of the queue of a thread, from where any other may take it. One that has yielded
+/// (`yield_now`) waits for its own thread, which may be held up.
+async fn let_others_run() {
+    let mut waited = false;
+    poll_fn(|context| {
+        if std::mem::replace(&mut waited, true) {
+            return Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }
 
 /// Moves all of the log into the database, so that nothing depends any more on pages whose sync
