@@ -81,7 +81,17 @@ const BOUNDARIES: &[Boundary] = &[
     Boundary {
         package: "bits-store-sql",
         features: "",
-        direct: &["async-trait", "bits-core", "sqlx", "thiserror", "tokio", "tokio-util", "tracing", "uuid"],
+        direct: &[
+            "async-trait",
+            "bits-core",
+            "serde_json",
+            "sqlx",
+            "thiserror",
+            "tokio",
+            "tokio-util",
+            "tracing",
+            "uuid",
+        ],
         absent: &["hyper", "reqwest", "object_store", "config", "clap"],
     },
     Boundary {
