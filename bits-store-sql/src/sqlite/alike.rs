@@ -201,7 +201,8 @@ mod tests {
         NewSession {
             id: SessionId::new(Uuid::from_u128(number)),
             principal: Principal::named("CORP\\Zoë \"O'Neil\"\n$1"),
-            address: "::1".to_owned(),
+            // JSON cannot carry a NUL to SQLite: such a session goes by itself.
+            address: if number.is_multiple_of(7) { "::\0one" } else { "::1" }.to_owned(),
             directory: "/upload".to_owned(),
             destination: VirtualPath::from_decoded(&format!("/upload/{number} \"$2\" é")).unwrap(),
             storage: "default".to_owned(),
