@@ -164,7 +164,8 @@ impl DryRun {
     fn publish(&mut self, session: &Session, total: u64) -> Result<Session, Refusal> {
         println!("  publish {} bytes as {}", session.received, session.key);
         let session = self.change(session, &Transition::Begin { total, quota: Quota::NONE })?;
-        let session = self.change(&session, &Transition::Intend(PublishIntent(String::new())))?;
+        let session = self
+            .change(&session, &Transition::Intend { intent: PublishIntent(String::new()), total: session.received })?;
         self.change(&session, &Transition::Published)
     }
 

@@ -361,7 +361,7 @@ mod tests {
             (fresh(), Transition::Begin { total: 0, quota: Quota::NONE }),
             (begun, advance),
             (in_state(State::ReceiveFragments), Transition::Regress { to: 0 }),
-            (in_state(State::ReceiveFragments), Transition::Intend(PublishIntent(String::new()))),
+            (in_state(State::ReceiveFragments), Transition::Intend { intent: PublishIntent(String::new()), total: 10 }),
             (in_state(State::Publish), Transition::Withdraw),
             (in_state(State::Publish), Transition::Postpone { until: NOW }),
         ] {

@@ -199,8 +199,14 @@ pub enum Transition {
         /// When.
         at: Timestamp,
     },
-    /// Everything is received and durable; the destination is claimed.
-    Intend(PublishIntent),
+    /// Everything is received and durable; the destination is claimed. With it the last bytes may be
+    /// committed, and the size too where all of them came in one fragment.
+    Intend {
+        /// What the upload store will do.
+        intent: PublishIntent,
+        /// Size of the upload in bytes.
+        total: u64,
+    },
     /// The destination refused the upload, or it is not to be published yet; the claim is released.
     Withdraw,
     /// Publishing failed, or the server application could not be told for a fault of ours; it is
@@ -225,7 +231,7 @@ impl Transition {
             Self::Adopt { .. } => true,
             Self::Name | Self::Postpone { .. } | Self::Undelivered { refused: None, .. } => false,
             Self::Advance { durable, .. } => *durable,
-            Self::Regress { .. } | Self::Intend(_) | Self::Withdraw | Self::Published | Self::End(_) => true,
+            Self::Regress { .. } | Self::Intend { .. } | Self::Withdraw | Self::Published | Self::End(_) => true,
             Self::Notify { .. } | Self::Delivered { .. } | Self::Undelivered { .. } => true,
         }
     }
@@ -461,8 +467,14 @@ impl Session {
                 next.refused = *refused;
             }
             (State::Notify, Transition::Postpone { until }) => next.retry_at = Some(*until),
-            (State::ReceiveFragments, Transition::Intend(intent)) if self.is_received() => next.intend(intent),
-            (State::Notify, Transition::Intend(intent)) if self.copy => next.intend(intent),
+            (State::ReceiveFragments, Transition::Intend { intent, total })
+                if self.received <= *total && self.total.is_none_or(|fixed| fixed == *total) =>
+            {
+                next.intend(intent, *total, now);
+            }
+            (State::Notify, Transition::Intend { intent, total }) if self.copy && self.received == *total => {
+                next.intend(intent, *total, now);
+            }
             (State::Notify, Transition::Withdraw) if self.copy => next.settle(State::ReceiveFragments),
             (State::Publish, Transition::Withdraw) => next.settle(State::ReceiveFragments),
             (State::Publish, Transition::Postpone { until }) => next.retry_at = Some(*until),
@@ -540,10 +552,16 @@ impl Session {
         self.progressed_at = now;
     }
 
-    fn intend(&mut self, intent: &PublishIntent) {
+    fn intend(&mut self, intent: &PublishIntent, total: u64, now: Timestamp) {
+        if self.received < total {
+            self.progressed_at = now;
+        }
+        self.total = Some(total);
+        self.fragment_seen = true;
+        self.received = total;
+        self.synced = total;
         self.state = State::Publish;
         self.epoch += 1;
-        self.synced = self.received;
         self.intent = Some(intent.clone());
         self.retry_at = None;
     }
@@ -821,6 +839,10 @@ mod tests {
         Transition::Advance { to, synced, incarnation, pieces: Vec::new(), handle, durable: false }
     }
 
+    fn intend(total: u64) -> Transition {
+        Transition::Intend { intent: PublishIntent("intent".to_owned()), total }
+    }
+
     /// The session after a change that keeps it alive; none where the change does not fit.
     fn after(session: &Session, transition: &Transition) -> Option<Session> {
         match session.apply(transition, LATER) {
@@ -832,7 +854,6 @@ mod tests {
 
     #[test]
     fn which_change_fits_which_state() {
-        let intend = Transition::Intend(PublishIntent("intent".to_owned()));
         let postpone = Transition::Postpone { until: LATER };
         let (receiving, publishing, waiting) =
             (holding(5, 2, 10), in_state(State::Publish), in_state(State::WaitForClose));
@@ -851,7 +872,9 @@ mod tests {
             (Transition::Regress { to: 5 }, true, true),
             (Transition::Regress { to: 6 }, false, true),
             (Transition::Regress { to: 11 }, false, false),
-            (intend, false, false),
+            (intend(10), true, false),
+            (intend(5), false, false),
+            (intend(11), false, false),
             (Transition::Withdraw, false, true),
             (postpone, false, true),
             (Transition::Published, false, true),
@@ -861,8 +884,17 @@ mod tests {
             assert_eq!(after(&waiting, &transition), None, "{transition:?}");
         }
         assert_eq!(after(&fresh(), &advance(1, 0)), None, "no size is fixed");
-        assert_eq!(after(&fresh(), &Transition::Intend(PublishIntent(String::new()))), None);
-        assert!(after(&holding(10, 2, 10), &Transition::Intend(PublishIntent(String::new()))).is_some());
+        assert!(after(&fresh(), &intend(10)).is_some() && after(&holding(10, 2, 10), &intend(10)).is_some());
+        let wanted = Session { state: State::Notify, copy: true, ..holding(10, 10, 10) };
+        assert!(after(&wanted, &intend(10)).is_some());
+        for unfit in [
+            Session { copy: false, ..wanted.clone() },
+            Session { received: 9, synced: 9, ..wanted },
+            holding(10, 2, 11),
+            holding(10, 2, 9),
+        ] {
+            assert_eq!(after(&unfit, &intend(10)), None, "{unfit:?}");
+        }
     }
 
     #[test]
@@ -879,9 +911,9 @@ mod tests {
             ..receiving.clone()
         };
         let whole = holding(10, 2, 10);
-        let intent = PublishIntent("intent".to_owned());
-        let intended =
-            Session { state: State::Publish, epoch: 1, synced: 10, intent: Some(intent.clone()), ..whole.clone() };
+        let intent = Some(PublishIntent("intent".to_owned()));
+        let intended = Session { state: State::Publish, epoch: 1, synced: 10, intent, ..whole.clone() };
+        let at_once = Session { progressed_at: LATER, incarnation: String::new(), ..intended.clone() };
         let postponed = Session { retry_at: Some(LATER), ..intended.clone() };
         let withdrawn = Session { epoch: 1, synced: 10, ..whole.clone() };
         let published = Session { state: State::WaitForClose, progressed_at: LATER, ..withdrawn.clone() };
@@ -909,7 +941,9 @@ mod tests {
                 Transition::Regress { to: 1 },
                 Session { received: 1, synced: 1, epoch: 1, ..receiving },
             ),
-            (whole, Transition::Intend(intent), intended.clone()),
+            (whole, intend(10), intended.clone()),
+            (fresh(), intend(10), at_once),
+            (holding(5, 2, 10), intend(10), Session { progressed_at: LATER, ..intended.clone() }),
             (
                 intended.clone(),
                 Transition::Regress { to: 3 },
@@ -978,7 +1012,7 @@ mod tests {
             (advance(1, 0), false),
             (durable_advance, true),
             (Transition::Regress { to: 0 }, true),
-            (Transition::Intend(PublishIntent(String::new())), true),
+            (intend(1), true),
             (Transition::Withdraw, true),
             (Transition::Postpone { until: NOW }, false),
             (Transition::Published, true),

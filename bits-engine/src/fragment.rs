@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use bits_core::{
-    Ack, BodyError, Commit, Excess, Found, FragmentDecision, FragmentHead, Principal, QuotaOf, Refusal, Session,
-    SessionEventKind, SessionId, Stopped, StoreError, StoreErrorKind, Transition, Upload, VirtualPath, Written,
+    Ack, BodyError, Commit, ContentRange, Excess, Found, FragmentDecision, FragmentHead, Principal, Quota, QuotaOf,
+    Refusal, Session, SessionEventKind, SessionId, Stopped, StoreError, StoreErrorKind, Transition, Upload,
+    VirtualPath, Written,
 };
 
 use crate::{
@@ -16,6 +17,11 @@ use crate::{
     spans,
     turns::Turn,
 };
+use tracing::Instrument;
+
+/// Most bytes of an upload whose size is committed only with its bytes: until then no row tells that
+/// a Fragment came.
+const SMALL: u64 = 64 << 10;
 
 /// How often a request decides anew when somebody else keeps moving its session.
 pub(crate) const ATTEMPTS: usize = 8;
@@ -96,6 +102,8 @@ impl Inner {
         let decision = session.on_fragment(fragment.range, &call.directory);
         if matches!(decision, FragmentDecision::Refuse(_)) {
             self.name(session).await;
+        } else if session.total.is_none() && self.is_small(call, session, fragment.range) {
+            self.reserve(call, session, fragment.range.total()).await?;
         } else if session.total.is_none() {
             return match self.begin(call, session, fragment.range.total()).await? {
                 Some(session) => Box::pin(self.take(call, &session, fragment, body, turn)).await,
@@ -107,7 +115,9 @@ impl Inner {
             FragmentDecision::Write { .. } if body.is_begun() => {
                 Ok(Step::Answer(Ack::fragment(session.id, session.received)))
             }
-            FragmentDecision::Write { skip, length } => self.write(call, session, (skip, length), body, turn).await,
+            FragmentDecision::Write { skip, length } => {
+                self.write(call, session, fragment.range.total(), (skip, length), body, turn).await
+            }
             // The last ack again, which promises that all of it stays.
             FragmentDecision::Held { next } if session.is_received() && session.synced < next => Ok(Step::Publish),
             FragmentDecision::Held { next: total } | FragmentDecision::Published { total } => {
@@ -144,17 +154,39 @@ impl Inner {
         }
     }
 
+    /// Whether this is all of an upload that may be committed at once, size, bytes and intent.
+    fn is_small(&self, call: &Call, session: &Session, range: ContentRange) -> bool {
+        let is_whole = range.start() == 0 && range.end() == range.total();
+        is_whole && (1..=SMALL).contains(&range.total()) && call.quota() == Quota::NONE && self.is_joined(session)
+    }
+
     /// Makes room for the upload and fixes its size; none when somebody else moved the session.
     pub(crate) async fn begin(&self, call: &Call, session: &Session, total: u64) -> Result<Option<Session>, Refusal> {
-        let upload = Upload { total, direct: self.is_direct(session), ..Upload::of(session, Vec::new()) };
         // What can never fit takes no room from others, not even for a moment.
         if let Some(excess) = call.quota().excess(total, 0, 0) {
-            return Err(self.over_quota(session, &upload, excess).await);
+            return Err(self.over_quota(session, &self.upload_of(session, total), excess).await);
         }
-        if let Err(error) = self.storage(&session.storage)?.reserve(&upload).await {
-            self.name(session).await;
-            return Err(call.store_refusal(&error));
+        self.reserve(call, session, total).await?;
+        self.fix(call, session, total).await
+    }
+
+    fn upload_of(&self, session: &Session, total: u64) -> Upload {
+        Upload { total, direct: self.is_direct(session), ..Upload::of(session, Vec::new()) }
+    }
+
+    /// Makes room for the upload.
+    async fn reserve(&self, call: &Call, session: &Session, total: u64) -> Result<(), Refusal> {
+        match self.storage(&session.storage)?.reserve(&self.upload_of(session, total)).await {
+            Ok(()) => Ok(()),
+            Err(error) => {
+                self.name(session).await;
+                Err(call.store_refusal(&error))
+            }
         }
+    }
+
+    /// Fixes the size of an upload that there is room for; none when somebody else moved the session.
+    async fn fix(&self, call: &Call, session: &Session, total: u64) -> Result<Option<Session>, Refusal> {
         fault("begin-before-commit");
         let begin = Transition::Begin { total, quota: call.quota() };
         let commit = self.sessions.commit(session, &begin).await;
@@ -163,7 +195,7 @@ impl Inner {
                 self.cache.put(&session);
                 Ok(Some(session))
             }
-            Commit::Exceeds(excess) => Err(self.over_quota(session, &upload, excess).await),
+            Commit::Exceeds(excess) => Err(self.over_quota(session, &self.upload_of(session, total), excess).await),
             _ => {
                 self.cache.remove(session.id);
                 self.discard_if_over(session).await?;
@@ -203,12 +235,13 @@ impl Inner {
         self: &Arc<Self>,
         call: &Call,
         session: &Session,
+        total: u64,
         (skip, length): (u64, u64),
         body: &mut Body,
         turn: &Turn,
     ) -> Result<Step, Refusal> {
         let store = self.storage(&session.storage)?;
-        let mut upload = self.upload(session).await?;
+        let mut upload = Upload { total, ..self.upload(session).await? };
         let adopted;
         let session = match store.begin(&upload).await.map_err(|error| call.store_refusal(&error))? {
             None => session,
@@ -226,6 +259,25 @@ impl Inner {
         let mut written = store.write(&upload, &mut part).await;
         fault("fragment-before-commit");
         let stopped = written.stopped.take();
+        if stopped.is_none()
+            && written.reached == total
+            && self.is_joined(session)
+            && let Some(publishing) = self.intend_written(session, &written).instrument(spans::prepare(session)).await?
+        {
+            self.emit(publishing.progressed_at, &publishing, SessionEventKind::Advanced { from: session.received });
+            return Ok(Step::PublishFrom(Box::new(publishing)));
+        }
+        let fixed;
+        let session = match session.total {
+            Some(_) => session,
+            None => match self.fix(call, session, total).await? {
+                Some(session) => {
+                    fixed = session;
+                    &fixed
+                }
+                None => return Ok(Step::Again),
+            },
+        };
         match stopped {
             None => {}
             Some(Stopped::Body(BodyError::Length)) => {

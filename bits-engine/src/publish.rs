@@ -10,8 +10,8 @@ use std::{
 };
 
 use bits_core::{
-    Commit, Directory, Found, Precondition, PublishAt, Refusal, Reply, Session, SessionEventKind, SessionId, State,
-    StorageKey, StoreError, StoreErrorKind, Transition, UploadStore,
+    Commit, Directory, Found, Precondition, PublishAt, PublishIntent, Refusal, Reply, Session, SessionEventKind,
+    SessionId, State, StorageKey, StoreError, StoreErrorKind, Transition, Upload, UploadStore, Written,
 };
 use tokio::sync::watch;
 
@@ -24,6 +24,9 @@ use crate::{
 
 /// How long a failed publishing waits before it is tried again.
 const RETRY_PAUSE: Duration = Duration::from_secs(60);
+
+/// How long a request that holds its session's turn waits for a store to prepare the publishing.
+const PREPARE_WAIT: Duration = Duration::from_secs(10);
 
 /// What notifying takes besides the application's own time.
 const NOTIFY_MARGIN: Duration = Duration::from_secs(15);
@@ -228,16 +231,56 @@ impl Inner {
         Ok(Some(self.completed(session)))
     }
 
-    /// Has the bytes made durable and the destination looked at, and commits the intent and the claim.
+    /// Whether the last bytes of this session can be committed together with the intent to publish
+    /// them. Where the store takes writes at once, one that was overtaken could still write to them.
+    pub(crate) fn is_joined(&self, session: &Session) -> bool {
+        self.is_direct(session)
+            && self.storages.get(&session.storage).is_some_and(|store| !store.takes_writes_at_once())
+    }
+
+    /// The same as [`Self::intend`] for what was just written to its end and no row tells yet, while
+    /// nobody else may write. None where anything is in the way of it: then what was written is
+    /// committed first, and the job finds out what it is.
+    pub(crate) async fn intend_written(
+        &self,
+        session: &Session,
+        written: &Written,
+    ) -> Result<Option<Session>, Refusal> {
+        if !written.pieces.is_empty() || written.handle.is_some() {
+            return Ok(None);
+        }
+        let store = self.storage(&session.storage)?;
+        let (total, incarnation) = (written.reached, store.incarnation().to_owned());
+        let whole =
+            Session { total: Some(total), received: total, synced: written.synced, incarnation, ..session.clone() };
+        let upload = self.upload(&whole).await?;
+        let preparing = tokio::time::timeout(PREPARE_WAIT, self.prepare(store, &whole, &upload));
+        let Ok(Ok(intent)) = preparing.await else { return Ok(None) };
+        fault("intent-before-commit");
+        self.cache.remove(session.id);
+        let commit = self.sessions.commit(session, &Transition::Intend { intent, total }).await;
+        let Commit::Live(publishing) = commit.map_err(|error| row_refusal(&error))? else { return Ok(None) };
+        fault("intent-after-commit");
+        Ok(Some(publishing))
+    }
+
+    /// Has the bytes made durable and the destination looked at.
+    async fn prepare(
+        &self,
+        store: &Arc<dyn UploadStore>,
+        session: &Session,
+        upload: &Upload,
+    ) -> Result<PublishIntent, StoreError> {
+        self.check_available(store, session, upload).await?;
+        store.prepare(upload, self.precondition(session).0).await
+    }
+
+    /// Prepares, and commits the intent and the claim.
     async fn intend(self: &Arc<Self>, session: &Session) -> Result<Next, Refusal> {
         let store = self.storage(&session.storage)?;
         let upload = self.upload(session).await?;
-        let (precondition, conflict) = self.precondition(session);
-        let prepared = match self.check_available(store, session, &upload).await {
-            Ok(()) => store.prepare(&upload, precondition).await,
-            Err(error) => Err(error),
-        };
-        let intent = match prepared {
+        let (_, conflict) = self.precondition(session);
+        let intent = match self.prepare(store, session, &upload).await {
             Ok(intent) => intent,
             Err(StoreError { kind: StoreErrorKind::Doubtful { good }, .. }) if good < session.received => {
                 let to = self.regress(session, good).await?;
@@ -250,7 +293,8 @@ impl Inner {
             Err(error) => return Err(self.job_refusal(session, &error, conflict)),
         };
         fault("intent-before-commit");
-        let commit = self.sessions.commit(session, &Transition::Intend(intent)).await;
+        let intend = Transition::Intend { intent, total: session.received };
+        let commit = self.sessions.commit(session, &intend).await;
         match commit.map_err(|error| row_refusal(&error))? {
             Commit::Claimed(other) => {
                 tracing::debug!(session = %session.id, %other, "another session is publishing to this destination");
@@ -334,7 +378,7 @@ impl Inner {
         &self,
         store: &Arc<dyn UploadStore>,
         session: &Session,
-        upload: &bits_core::Upload,
+        upload: &Upload,
     ) -> Result<(), StoreError> {
         self.check_available(store, session, upload).await?;
         store.sync(upload).await
@@ -345,7 +389,7 @@ impl Inner {
         &self,
         store: &Arc<dyn UploadStore>,
         session: &Session,
-        upload: &bits_core::Upload,
+        upload: &Upload,
     ) -> Result<(), StoreError> {
         let available = store.available(upload).await?;
         match session.doubt(store.incarnation(), available) {

@@ -6,8 +6,9 @@ mod hooked;
 mod notifying;
 
 use std::{
+    path::Path,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
@@ -15,10 +16,11 @@ use std::{
 
 use bits_core::{
     Ack, BodyError, Commit, Directory, Ending, Filter, Found, Hresult, Principal, PublishAt, Quota, Reply, Session,
-    SessionEvent, SessionEventKind, SessionId, SessionStore, StorageKey, StoreErrorKind, Transition,
+    SessionEvent, SessionEventKind, SessionId, SessionStore, State, StorageKey, StoreErrorKind, Transition,
     conformance::{ManualClock, MemorySessions, MemoryUploads, PublishFault},
 };
 use bits_engine::{Body, Caller, CancelError, Chore, Directories, Engine, Limits};
+use bits_store_fs::LocalStore;
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use hooked::Hooked;
@@ -55,6 +57,20 @@ impl Rig {
         let directories = Directories::new(vec![directory]).unwrap();
         let engine = Engine::builder(sessions.clone(), directories).storage("memory", hooks.clone()).build().unwrap();
         Self { engine, sessions, uploads, hooks, clock }
+    }
+
+    /// Bytes on a disk, where an upload has no parts, and what happened.
+    fn on_disk(root: &Path, change: impl Fn(&mut Directory)) -> (Arc<Self>, Arc<Mutex<Vec<SessionEventKind>>>) {
+        let (rig, events) = (Self::new(), Arc::<Mutex<Vec<_>>>::default());
+        let mut directory = Directory::new("/upload", "disk", StorageKey::ROOT);
+        change(&mut directory);
+        let builder = Engine::builder(rig.sessions.clone(), Directories::new(vec![directory]).unwrap());
+        let options = bits_store_fs::Options { reserve_free: 0, ..Default::default() };
+        let disk = Arc::new(LocalStore::open(root, options).unwrap());
+        let told = events.clone();
+        let builder =
+            builder.storage("disk", disk).on_event(move |event| told.lock().unwrap().push(event.kind.clone()));
+        (Arc::new(Self { engine: builder.build().unwrap(), ..rig }), events)
     }
 
     /// The engine of the next process, over the same stores.
@@ -560,7 +576,7 @@ async fn maintenance_starts_nothing_once_the_engine_has_stopped() {
     rig.engine.stop().await;
     for transition in [
         Transition::Begin { total: 0, quota: Quota::NONE },
-        Transition::Intend(bits_core::PublishIntent("put".to_owned())),
+        Transition::Intend { intent: bits_core::PublishIntent("put".to_owned()), total: 0 },
     ] {
         rig.meddle(id, transition).await;
     }
@@ -1010,7 +1026,7 @@ async fn a_job_whose_storage_is_not_configured_any_more_waits() {
     let id = rig.create("/upload/f").await;
     for transition in [
         Transition::Begin { total: 0, quota: Quota::NONE },
-        Transition::Intend(bits_core::PublishIntent("put".to_owned())),
+        Transition::Intend { intent: bits_core::PublishIntent("put".to_owned()), total: 0 },
     ] {
         rig.meddle(id, transition).await;
     }
@@ -1029,7 +1045,7 @@ async fn all_interrupted_jobs_are_finished_however_many_they_are() {
     for number in 0..600 {
         let id = rig.create(&format!("/upload/{number}")).await;
         rig.meddle(id, Transition::Begin { total: 0, quota: Quota::NONE }).await;
-        rig.meddle(id, Transition::Intend(bits_core::PublishIntent("put".to_owned()))).await;
+        rig.meddle(id, Transition::Intend { intent: bits_core::PublishIntent("put".to_owned()), total: 0 }).await;
     }
     rig.engine.tidy().await.unwrap();
     rig.engine.stop().await;
@@ -1130,4 +1146,101 @@ async fn what_is_certain_of_a_doubtful_write_is_kept() {
     assert_eq!((ack.status().as_u16(), ack.next_offset()), (200, Some(32)), "{ack:?}");
     let _ = rig.fragment("/upload/f", id, 32, &whole, 100).await;
     assert_eq!(rig.stored("f").unwrap(), whole);
+}
+
+/// The row of what comes in one small fragment is written with its bytes, and tells how far they came
+/// whatever becomes of them.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_small_upload_is_committed_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let (rig, events) = Rig::on_disk(folder.path(), |_| {});
+    let id = rig.create("/upload/f").await;
+    let (feed, request) = under_way(&rig, id, b"hel", (0, 5, 5)).await;
+    let row = rig.row(id).await;
+    assert_eq!((row.total, row.fragment_seen), (None, false), "nothing is committed before the last byte");
+    feed.send(Ok(Bytes::from_static(b"lo"))).unwrap();
+    drop(feed);
+    assert_eq!(request.await.unwrap().unwrap().next_offset(), Some(5));
+    let row = rig.row(id).await;
+    assert_eq!((row.state, row.total, row.received, row.synced), (State::WaitForClose, Some(5), 5, 5));
+    assert_eq!((row.incarnation.as_str(), row.fragment_seen), ("", true), "it went through no other state");
+    let expected = [SessionEventKind::Created, SessionEventKind::Advanced { from: 0 }, SessionEventKind::Published];
+    assert_eq!(*events.lock().unwrap(), expected);
+    assert_eq!(std::fs::read(folder.path().join("f")).unwrap(), b"hello");
+    assert_eq!(rig.fragment("/upload/f", id, 0, b"hello", 5).await.next_offset(), Some(5), "the ack comes again");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_small_upload_that_breaks_off_keeps_what_came() {
+    let folder = tempfile::tempdir().unwrap();
+    let (rig, _) = Rig::on_disk(folder.path(), |_| {});
+    for came in [&b""[..], b"hel"] {
+        let id = rig.create("/upload/f").await;
+        let (feed, request) = under_way(&rig, id, came, (0, 5, 5)).await;
+        feed.send(Err(BodyError::Disconnected)).unwrap();
+        assert_eq!(request.await.unwrap(), None);
+        let row = rig.row(id).await;
+        assert_eq!((row.total, row.received, row.fragment_seen), (Some(5), came.len() as u64, true));
+        assert_eq!(rig.fragment("/upload/f", id, came.len(), b"hello", 5).await.next_offset(), Some(5));
+        let row = rig.row(id).await;
+        assert_eq!(row.incarnation.is_empty(), came.is_empty(), "the last bytes are committed with the intent too");
+        std::fs::remove_file(folder.path().join("f")).unwrap();
+    }
+    let id = rig.create("/upload/f").await;
+    let short = Packet::new("/upload/f", "Fragment").session(id).range(0, 5, 5);
+    assert_eq!(rig.send(short, bytes(b"hell")).await.unwrap().status(), 400);
+    let row = rig.row(id).await;
+    assert_eq!((row.total, row.received, row.fragment_seen), (Some(5), 0, true), "what is malformed is not kept");
+}
+
+/// What is in the way is found out step by step, and the bytes need not come again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_small_upload_that_cannot_be_published_is_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let (rig, _) = Rig::on_disk(folder.path(), |directory| directory.allow_overwrites = false);
+    let destination = folder.path().join("f");
+    let id = rig.create("/upload/f").await;
+    std::fs::write(&destination, "theirs").unwrap();
+    let ack = rig.fragment("/upload/f", id, 0, b"hello", 5).await;
+    assert!(matches!(ack.refusal, Some(bits_core::Refusal::DestinationExists { .. })), "{ack:?}");
+    let row = rig.row(id).await;
+    assert_eq!((row.state, row.total, row.received), (State::ReceiveFragments, Some(5), 5));
+    assert_eq!(std::fs::read(&destination).unwrap(), b"theirs");
+    std::fs::remove_file(&destination).unwrap();
+    let last = Packet::new("/upload/f", "Fragment").session(id).range(4, 5, 5);
+    assert_eq!(rig.send(last, bytes(b"o")).await.unwrap().next_offset(), Some(5));
+    assert_eq!(std::fs::read(&destination).unwrap(), b"hello");
+}
+
+/// One that was cancelled while its bytes came leaves nothing behind.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_small_upload_whose_session_is_over_is_not_published() {
+    let folder = tempfile::tempdir().unwrap();
+    let (rig, _) = Rig::on_disk(folder.path(), |_| {});
+    let id = rig.create("/upload/f").await;
+    let (feed, request) = under_way(&rig, id, b"hel", (0, 5, 5)).await;
+    rig.meddle(id, Transition::End(Ending::Cancelled)).await;
+    feed.send(Ok(Bytes::from_static(b"lo"))).unwrap();
+    drop(feed);
+    let ack = request.await.unwrap().unwrap();
+    assert_eq!(code(&ack), Some(Hresult::BG_E_SESSION_NOT_FOUND), "{ack:?}");
+    let staged = folder.path().join("BITS-Sessions").read_dir().map(Iterator::count).unwrap_or(0);
+    assert_eq!((folder.path().join("f").exists(), staged), (false, 0));
+}
+
+/// Room within a quota is taken before any byte, and what is large tells its size at once.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_large_or_counted_begins_with_its_size() {
+    let folder = tempfile::tempdir().unwrap();
+    let large = content((64 << 10) + 1);
+    for (quota, whole) in [(None, &large[..]), (Some(10), b"hello")] {
+        let (rig, _) = Rig::on_disk(folder.path(), |directory| directory.quota.directory = quota);
+        let id = rig.create("/upload/f").await;
+        let (feed, request) = under_way(&rig, id, &whole[..3], (0, whole.len(), whole.len())).await;
+        assert_eq!(rig.row(id).await.total, Some(whole.len() as u64));
+        feed.send(Ok(Bytes::copy_from_slice(&whole[3..]))).unwrap();
+        drop(feed);
+        assert_eq!(request.await.unwrap().unwrap().next_offset(), Some(whole.len() as u64));
+        std::fs::remove_file(folder.path().join("f")).unwrap();
+    }
 }

@@ -99,7 +99,8 @@ async fn life(store: &dyn SessionStore, times: &mut Times) -> Result<(), Failure
         session = times.step("fragment", store, &session, &advance).await?;
     }
     times.take("load", store.load(session.id)).await?;
-    let intend = Transition::Intend(PublishIntent("an inode and a size".to_owned()));
+    let intent = PublishIntent("an inode and a size".to_owned());
+    let intend = Transition::Intend { intent, total: session.received };
     let session = times.step("intend", store, &session, &intend).await?;
     let session = times.step("publish", store, &session, &Transition::Published).await?;
     end(store, &session, Ending::Closed, "close", times).await?;

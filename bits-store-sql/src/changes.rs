@@ -108,7 +108,7 @@ impl Operation for Change {
             Transition::Name
             | Transition::Adopt { .. }
             | Transition::Notify { .. }
-            | Transition::Intend(_)
+            | Transition::Intend { .. }
             | Transition::Withdraw
             | Transition::Postpone { .. } => true,
         }
@@ -117,7 +117,7 @@ impl Operation for Change {
     fn statement<C: Connection>(&self) -> Option<Statement> {
         let is_alike = match &self.transition {
             Transition::Advance { .. } | Transition::Begin { .. } => self.is_single(),
-            Transition::Intend(_) | Transition::Published | Transition::End(_) => true,
+            Transition::Intend { .. } | Transition::Published | Transition::End(_) => true,
             _ => false,
         };
         // What is wrong with it is found when it is run.
@@ -160,7 +160,7 @@ impl Operation for Change {
                 self.move_pieces(transition, connection).await?;
                 Ok(commit)
             }
-            (None, Transition::Intend(_)) => self.claimed(connection).await,
+            (None, Transition::Intend { .. }) => self.claimed(connection).await,
             (None, Transition::Begin { total, quota }) => self.exceeded(*total, *quota, connection).await,
             (None, _) => Ok(Commit::Moved),
         }
@@ -206,7 +206,9 @@ impl Change {
                 .bind(incarnation)
                 .bind(handle.as_deref()),
             Transition::Regress { to } => self.at(sql.regress)?.bind(to_integer(*to)?).bind(self.from.state.as_str()),
-            Transition::Intend(intent) => self.at(sql.intend)?.bind(&intent.0).bind(self.from.state.as_str()),
+            Transition::Intend { intent, total } => {
+                self.at(sql.intend)?.bind(&intent.0).bind(self.from.state.as_str()).bind(to_integer(*total)?)
+            }
             Transition::Withdraw => self.at(sql.withdraw)?.bind(self.from.state.as_str()),
             Transition::Notify { id } => self.at(sql.notify)?.bind(&id.to_string()),
             Transition::Delivered { reply, copy } => {

@@ -162,14 +162,18 @@ macro_rules! with_statements {
             );
             not_notified = update!("'notifying'", "state = 'receiving', refused = $4, retry_at = NULL", "copy = 0");
             postpone_notifying = update!("'notifying'", "retry_at = $4");
-            /// While receiving, or notifying where the application has taken it.
+            /// While receiving, with the bytes that were missing; or notifying where the application has
+            /// taken it.
             intend = update!(
                 "$5",
                 concat!(
-                    "state = 'publishing', epoch = epoch + 1, synced = received, intent = $4, retry_at = NULL", claims!()
+                    "state = 'publishing', epoch = epoch + 1, total = $6, fragment_seen = 1, received = $6, synced = $6, \
+                     intent = $4, retry_at = NULL, \
+                     progressed_at = CASE WHEN received < $6 THEN ", now!(), " ELSE progressed_at END", claims!()
                 ),
                 concat!(
-                    "received = total AND ($5 = 'receiving' OR copy = 1) AND NOT EXISTS (SELECT 1 FROM session AS other \
+                    "coalesce(total, $6) = $6 AND received <= $6 \
+                     AND ($5 = 'receiving' OR (copy = 1 AND received = $6)) AND NOT EXISTS (SELECT 1 FROM session AS other \
                        WHERE other.storage = session.storage AND ", same_key!("session"), " AND other.state = 'publishing')"
                 )
             );

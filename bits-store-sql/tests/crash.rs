@@ -73,7 +73,7 @@ async fn live_many(store: SqliteSessions) {
 async fn live_on(store: Arc<SqliteSessions>) {
     loop {
         let mut session = store.create(&new_session()).await.unwrap();
-        for step in [Transition::Begin { total: 0, quota: Quota::NONE }, intend(), Transition::Published] {
+        for step in [Transition::Begin { total: 0, quota: Quota::NONE }, intend(0), Transition::Published] {
             session = live(store.commit(&session, &step).await);
             println!("step");
         }

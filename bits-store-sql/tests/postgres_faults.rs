@@ -200,7 +200,7 @@ async fn a_lost_answer_is_found_in_the_row() {
 
         proxy.cut(cut, "intent that is lost");
         let intent = PublishIntent("intent that is lost".to_owned());
-        let publishing = live(store.commit(&session, &Transition::Intend(intent)).await);
+        let publishing = live(store.commit(&session, &Transition::Intend { intent, total: 10 }).await);
         proxy.assert_cut();
         assert_eq!((publishing.state, publishing.epoch), (State::Publish, session.epoch + 1));
         proxy.cut(cut, "COMMIT");
@@ -268,8 +268,8 @@ async fn servers_share_what_is_to_do() {
         one.create(&NewSession { id: SessionId::new(Uuid::new_v4()), ..short.clone() }).await.unwrap();
     }
     let session = live(one.commit(&one.create(&new_session()).await.unwrap(), &begin(0)).await);
-    let intent = Transition::Intend(PublishIntent("plan".to_owned()));
-    let publishing = live(one.commit(&session, &intent).await);
+    let intend = Transition::Intend { intent: PublishIntent("plan".to_owned()), total: 0 };
+    let publishing = live(one.commit(&session, &intend).await);
     tokio::time::sleep(Duration::from_millis(20)).await;
 
     let (mine, theirs) = tokio::join!(one.expired(25), other.expired(25));
@@ -316,7 +316,8 @@ async fn a_pooler_mixes_up_nothing() {
                 let session = live(other.commit(&session, &Transition::Begin { total: 10, quota }).await);
                 let piece = Piece { start: 0, len: 10, id: at.to_string() };
                 let session = live(store.commit(&session, &advance(10, "boot", &[piece])).await);
-                let session = live(other.commit(&session, &Transition::Intend(PublishIntent(at.to_string()))).await);
+                let intend = Transition::Intend { intent: PublishIntent(at.to_string()), total: 10 };
+                let session = live(other.commit(&session, &intend).await);
                 let session = live(store.commit(&session, &Transition::Published).await);
                 assert_eq!(other.load(session.id).await.unwrap(), Some(Found::Live(session.clone())));
                 let ended = other.commit(&session, &Transition::End(Ending::Closed)).await.unwrap();
@@ -376,7 +377,8 @@ async fn a_newer_schema_that_only_adds_is_worked_with() {
     let session = live(store.commit(&session, &advance(10, "boot", &[])).await);
     let again = PostgresSessions::open(&url, PostgresOptions::default()).await.unwrap();
     assert_eq!(again.load(session.id).await.unwrap(), Some(Found::Live(session.clone())));
-    let publishing = live(again.commit(&session, &Transition::Intend(PublishIntent("plan".to_owned()))).await);
+    let intend = Transition::Intend { intent: PublishIntent("plan".to_owned()), total: 10 };
+    let publishing = live(again.commit(&session, &intend).await);
     let published = live(store.commit(&publishing, &Transition::Published).await);
     assert!(matches!(again.commit(&published, &Transition::End(Ending::Closed)).await, Ok(Commit::Ended(_))));
     assert_eq!(PostgresSessions::migrate(&url).await.unwrap(), version + 1, "nothing to do");

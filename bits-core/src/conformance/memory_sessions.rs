@@ -320,7 +320,7 @@ fn is_unfinished(session: &Session, new: &NewSession) -> bool {
 
 /// Who publishes to the place that `transition` wants for `session`.
 fn claimed(rows: &Rows, session: &Session, transition: &Transition) -> Option<SessionId> {
-    let Transition::Intend(_) = transition else { return None };
+    let Transition::Intend { .. } = transition else { return None };
     let holds = |other: &&Session| {
         other.state == State::Publish && other.storage == session.storage && other.key == session.key
     };

@@ -134,7 +134,8 @@ impl Rig {
     ) -> Result<PublishIntent, StoreError> {
         let upload = self.upload(store, id).await;
         let intent = store.prepare(&upload, precondition).await?;
-        self.commit(&self.session(id).await, &Transition::Intend(intent.clone())).await;
+        let intend = Transition::Intend { intent: intent.clone(), total: upload.total };
+        self.commit(&self.session(id).await, &intend).await;
         Ok(intent)
     }
 

@@ -825,7 +825,7 @@ pub(super) async fn values_at_the_limits(probe: impl SessionProbe) {
     };
     let session = live(store.commit(&session, &step).await);
     assert_eq!(session.handle.as_ref(), Some(&text));
-    let session = live(store.commit(&session, &Transition::Intend(PublishIntent(text))).await);
+    let session = live(store.commit(&session, &Transition::Intend { intent: PublishIntent(text), total }).await);
     assert_eq!(load(store, session.id).await, Some(Found::Live(session.clone())));
     assert_eq!(store.list(&all()).await.unwrap(), std::slice::from_ref(&session));
     assert_eq!(store.pieces(session.id, total - 1).await.unwrap(), &pieces[1..]);
@@ -959,6 +959,8 @@ pub(super) fn transitions(session: &Session) -> Vec<Transition> {
         Transition::Regress { to: at },
         Transition::Regress { to: at + 1 },
         intend(),
+        Transition::Intend { intent: PublishIntent(String::new()), total: 11 },
+        Transition::Intend { intent: PublishIntent(String::new()), total: at },
         Transition::Withdraw,
         Transition::Postpone { until: Timestamp::from_millis(1_900_000_000_000) },
         Transition::Published,
@@ -996,7 +998,7 @@ fn notify(number: u128) -> Transition {
 }
 
 pub(super) fn intend() -> Transition {
-    Transition::Intend(PublishIntent("to publish".to_owned()))
+    Transition::Intend { intent: PublishIntent("to publish".to_owned()), total: 10 }
 }
 
 pub(super) fn piece(start: u64, len: u64, id: &str) -> Piece {

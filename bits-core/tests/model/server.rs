@@ -260,7 +260,8 @@ impl Server {
             let session = if refused { self.change(&session, &Transition::Withdraw) } else { session.clone() };
             self.failed(&session, error.kind)
         })?;
-        match ready(self.sessions.commit(&session, &Transition::Intend(intent.clone()))).unwrap() {
+        let intend = Transition::Intend { intent: intent.clone(), total: session.received };
+        match ready(self.sessions.commit(&session, &intend)).unwrap() {
             Commit::Live(session) => self.carry_out(&session, &intent),
             Commit::Claimed(holder) => {
                 let holder = self.live(holder).expect("a claim has a live holder");

@@ -260,7 +260,7 @@ mod tests {
                     let transition = match random(8) {
                         0 => Transition::Begin { total: 10, quota: Quota::default() },
                         1..4 => advance(to.min(10), random(to), "the \"boot\""),
-                        4 => Transition::Intend(PublishIntent("inode=\"1\"".to_owned())),
+                        4 if to >= 10 || random(8) == 0 => Transition::Intend { intent: PublishIntent("inode=\"1\"".to_owned()), total: 10 },
                         5 => Transition::Published,
                         6 => Transition::Withdraw,
                         _ if random(6) == 0 => Transition::End(Ending::Closed),
@@ -303,7 +303,7 @@ mod tests {
             let session = begin(&store, 10).await;
             sessions.push(live(store.commit(&session, &advance(10, 0, "boot")).await.unwrap()).unwrap());
         }
-        let intend = Transition::Intend(PublishIntent(String::new()));
+        let intend = Transition::Intend { intent: PublishIntent(String::new()), total: 10 };
         let commits = join_all(sessions.iter().map(|session| store.commit(session, &intend))).await;
         let commits: Vec<_> = commits.into_iter().map(Result::unwrap).collect();
         let winner = commits.iter().find_map(|commit| live(commit.clone())).unwrap().id;

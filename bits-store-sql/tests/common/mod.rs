@@ -50,8 +50,8 @@ pub(crate) fn advance(to: u64, pieces: &[Piece], durable: bool) -> Transition {
     Transition::Advance { to, synced: 0, incarnation, pieces: pieces.to_vec(), handle: None, durable }
 }
 
-pub(crate) fn intend() -> Transition {
-    Transition::Intend(PublishIntent("plan".to_owned()))
+pub(crate) fn intend(total: u64) -> Transition {
+    Transition::Intend { intent: PublishIntent("plan".to_owned()), total }
 }
 
 pub(crate) fn live(commit: Result<Commit, SessionStoreError>) -> Session {
