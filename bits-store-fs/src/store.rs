@@ -30,6 +30,9 @@ use crate::{
     table::Table,
 };
 
+/// Making room for so many bytes takes no longer than writing them.
+const LITTLE: u64 = 64 << 10;
+
 /// Checkpoints that are made at once before they are due.
 const WELCOME_AT_ONCE: usize = 1;
 
@@ -172,7 +175,8 @@ impl UploadStore for LocalStore {
             // An empty upload gets its file when it is published.
             if total == 0 { Ok(()) } else { staged.reserve(disk, &place, total) }
         };
-        self.turn(upload.session).await.on_thread(work).await
+        let mut turn = self.turn(upload.session).await;
+        if total <= LITTLE { turn.briefly(work).await } else { turn.on_thread(work).await }
     }
 
     async fn available(&self, upload: &Upload) -> Result<u64, StoreError> {
@@ -278,14 +282,17 @@ struct Writing {
 
 impl Writing {
     async fn start(&mut self, upload: &Upload) -> Result<(), StoreError> {
+        let is_open = self.turn.staged.as_deref().is_some_and(Staged::is_open);
         // A look at an open file: to be ready for a disk that stalls would cost as much as a write.
         if upload.received > 0
-            && let Some(staged) = self.turn.staged.as_deref_mut().filter(|staged| staged.is_open())
+            && is_open
+            && let Some(staged) = self.turn.staged.as_deref_mut()
         {
             return staged.start(&self.turn.shared.disk, &self.place, upload);
         }
         let (place, upload) = (self.place.clone(), upload.clone());
-        self.turn.in_place(move |disk, staged| staged.start(disk, &place, &upload)).await
+        let start = move |disk: &Disk, staged: &mut Staged| staged.start(disk, &place, &upload);
+        if is_open { self.turn.briefly(start).await } else { self.turn.in_place(start).await }
     }
 
     async fn take(&mut self, body: &mut BodyStream<'_>) -> Option<Stopped> {

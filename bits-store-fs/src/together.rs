@@ -3,64 +3,59 @@
 
 use std::{
     collections::HashMap,
-    sync::{Condvar, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
 };
 
-use rustix::io::{Errno, Result};
+use rustix::io::Result;
 
-/// The syncs under way, by folder.
+/// The syncs under way, by folder; with each, the one that begins after it, if anybody waits for it.
 #[derive(Debug, Default)]
-pub(crate) struct Together {
-    folders: Mutex<HashMap<String, Folder>>,
-    ended: Condvar,
-}
+pub(crate) struct Together(Mutex<HashMap<String, Option<Arc<Next>>>>);
 
-#[derive(Debug)]
-struct Folder {
-    /// Who runs a sync or waits for one.
-    users: usize,
-    begun: u64,
-    /// As many as have begun, or one is under way.
-    ended: u64,
-    /// The last one that failed, if any.
-    failed: Option<(u64, Errno)>,
+/// A sync that is to begin when another one has ended. Who waits for it wakes once: when it is to run
+/// it, or when it is done.
+#[derive(Debug, Default)]
+struct Next {
+    begins: OnceLock<()>,
+    done: OnceLock<Result<()>>,
 }
 
 impl Together {
     /// Runs `sync` for the folder, or waits for somebody else's that begins after this call. Blocks.
     pub(crate) fn sync(&self, folder: &str, sync: impl FnOnce() -> Result<()>) -> Result<()> {
         let mut folders = self.lock();
-        let new = || Folder { users: 0, begun: 0, ended: 0, failed: None };
-        let mut state = folders.entry(folder.to_owned()).or_insert_with(new);
-        state.users += 1;
-        let needed = state.begun + 1;
-        while state.ended < needed && state.begun > state.ended {
-            folders = self.ended.wait(folders).unwrap_or_else(PoisonError::into_inner);
-            state = folders.entry(folder.to_owned()).or_insert_with(new);
-        }
-        if state.ended < needed {
-            state.begun += 1;
+        let Some(next) = folders.get_mut(folder) else {
+            folders.insert(folder.to_owned(), None);
             drop(folders);
             let done = sync();
-            folders = self.lock();
-            state = folders.entry(folder.to_owned()).or_insert_with(new);
-            state.ended = state.begun;
-            if let Err(errno) = done {
-                state.failed = Some((state.ended, errno));
-            }
-            self.ended.notify_all();
+            self.ended(folder);
+            return done;
+        };
+        if let Some(next) = next {
+            let next = next.clone();
+            drop(folders);
+            return *next.done.wait();
         }
-        // What failed for one stays failed, though a later one went well before this thread woke.
-        let done = state.failed.filter(|(number, _)| *number >= needed).map_or(Ok(()), |(_, errno)| Err(errno));
-        state.users -= 1;
-        if state.users == 0 {
-            folders.remove(folder);
-        }
-        done
+        let mine = Arc::<Next>::default();
+        *next = Some(mine.clone());
+        drop(folders);
+        mine.begins.wait();
+        let done = sync();
+        self.ended(folder);
+        *mine.done.get_or_init(|| done)
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, Folder>> {
-        self.folders.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Lets the next one begin, if anybody waits for it.
+    fn ended(&self, folder: &str) {
+        let mut folders = self.lock();
+        match folders.get_mut(folder).and_then(Option::take) {
+            Some(next) => drop(next.begins.set(())),
+            None => drop(folders.remove(folder)),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Option<Arc<Next>>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -73,6 +68,8 @@ mod tests {
         },
         thread,
     };
+
+    use rustix::io::Errno;
 
     use super::*;
 
@@ -95,7 +92,8 @@ mod tests {
             });
             begun.recv().unwrap();
             let others: Vec<_> = (0..5).map(|_| scope.spawn(|| together.sync("a", count))).collect();
-            while together.lock()["a"].users < 6 {
+            // The map has one, each of the five another.
+            while together.lock()["a"].as_ref().is_none_or(|next| Arc::strong_count(next) < 6) {
                 thread::yield_now();
             }
             assert_eq!(together.sync("b", || Ok(())), Ok(()), "another folder does not wait");

@@ -260,7 +260,9 @@ mod tests {
                     let transition = match random(8) {
                         0 => Transition::Begin { total: 10, quota: Quota::default() },
                         1..4 => advance(to.min(10), random(to), "the \"boot\""),
-                        4 if to >= 10 || random(8) == 0 => Transition::Intend { intent: PublishIntent("inode=\"1\"".to_owned()), total: 10 },
+                        4 if to >= 10 || random(8) == 0 => {
+                            Transition::Intend { intent: PublishIntent("inode=\"1\"".to_owned()), total: 10 }
+                        }
                         5 => Transition::Published,
                         6 => Transition::Withdraw,
                         _ if random(6) == 0 => Transition::End(Ending::Closed),
