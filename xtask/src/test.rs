@@ -2,7 +2,6 @@
 
 use std::env;
 use std::num::NonZero;
-use std::path::PathBuf;
 use std::thread;
 
 use clap::Args;
@@ -23,15 +22,9 @@ pub(crate) struct Options {
     arguments: Vec<String>,
 }
 
-// One set of packages and features for every build: nothing is compiled twice. It includes the
-// server's fault points, which the end-to-end tests use.
-const WORKSPACE: [&str; 2] = ["--workspace", "--all-features"];
-
-/// The server as the tests use it, built if need be.
-pub(crate) fn server() -> Result<PathBuf> {
-    shell::run(cargo(["build", "--bins"]).args(WORKSPACE))?;
-    Ok(shell::target_dir().join("debug/bits-server"))
-}
+/// One set of packages and features for every build: nothing is compiled twice. It includes the
+/// server's fault points, which the end-to-end tests use.
+pub(crate) const WORKSPACE: [&str; 2] = ["--workspace", "--all-features"];
 
 pub(crate) fn run(options: &Options) -> Result<()> {
     let in_ci = env::var("CI").is_ok_and(|value| value == "true");

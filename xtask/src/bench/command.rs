@@ -70,7 +70,7 @@ pub(super) fn start(kind: Kind, programs: &Programs, place: &Place) -> Result<St
 const ENVIRONMENT: (&str, &str) = ("MALLOC_ARENA_MAX", "2");
 
 /// The server, with time-outs and limits out of the way of connections that are held idle on purpose.
-pub(super) fn bits_server(program: &Path, place: &Place, sync: &str) -> Result<Start> {
+fn bits_server(program: &Path, place: &Place, sync: &str) -> Result<Start> {
     let (address, admin) = (place.address, place.admin);
     let state = place.home.database.as_ref();
     let state = state.map_or_else(String::new, |url| format!("[state]\nurl = \"{url}\"\nmigrate = true\n\n"));

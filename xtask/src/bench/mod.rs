@@ -6,7 +6,6 @@
 mod acks;
 mod backing;
 mod command;
-pub(crate) mod cost;
 mod load;
 mod measure;
 mod memory;

@@ -118,12 +118,7 @@ impl Peer {
 impl Running {
     fn start(peer: &'static Peer, setting: &Setting, folder: PathBuf, home: Home) -> Result<Self> {
         let place = Place::new(folder, home)?;
-        Self::run(peer, command::start(peer.kind, &setting.programs, &place)?, place)
-    }
-
-    /// Starts the peer by a command of its own.
-    pub(super) fn run(peer: &'static Peer, start: command::Start, place: Place) -> Result<Self> {
-        let command::Start { mut command, settings } = start;
+        let command::Start { mut command, settings } = command::start(peer.kind, &setting.programs, &place)?;
         let log = File::create(place.folder.join("log"))?;
         let start = Instant::now();
         let process = command.stdout(log.try_clone()?).stderr(log).spawn();

@@ -22,6 +22,10 @@ pub(crate) const MACHETE: Tool =
 /// Checks licences, sources and unwanted crates by `deny.toml`.
 pub(crate) const DENY: Tool = Tool { name: "cargo-deny", version: "0.20.2", asked: &["--version"], optimised: false };
 
+/// Runs the benchmark that counts instructions; it takes none of another version than its own.
+pub(crate) const GUNGRAUN: Tool =
+    Tool { name: "gungraun-runner", version: "0.20.0", asked: &["--version"], optimised: false };
+
 /// Makes Debian packages.
 pub(crate) const DEB: Tool = Tool { name: "cargo-deb", version: "3.8.0", asked: &["--version"], optimised: false };
 /// Lists dependencies.
