@@ -1,5 +1,6 @@
 //! Changes of many sessions that are alike, in one statement: their values are the elements of a JSON
-//! array. A statement goes to SQLite's thread and back, which costs more than what it does there.
+//! array. And statements one after the other in one go: the way to SQLite's thread and back costs more
+//! than what a statement does there.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -8,14 +9,11 @@ use std::{
 };
 
 use bits_core::SessionId;
-use sqlx::{
-    Sqlite, SqliteConnection,
-    query::Query,
-    sqlite::{SqliteArguments, SqliteRow},
-};
+use futures_util::StreamExt;
+use sqlx::{AssertSqlSafe, Either, Executor, SqliteConnection, query::Query, sqlite::SqliteRow};
 
 use super::{
-    statements::SQL,
+    statements::{BEGIN, COMMIT, SQL},
     writer::{Failure, Job},
 };
 use crate::{
@@ -33,6 +31,10 @@ pub(super) static FOR_MANY: LazyLock<HashMap<&'static str, String>> = LazyLock::
     for_many.entry(SQL.intend).and_modify(|sql| *sql = sql.replacen("UPDATE", "UPDATE OR IGNORE", 1));
     for_many
 });
+
+/// In which order one transaction makes them: what gives back a claim comes before what wants one. One
+/// order only, so that few of all possible sequences are prepared.
+const ORDER: [&str; 6] = [SQL.published, SQL.end, SQL.create, SQL.begin_upload, SQL.advance, SQL.intend];
 
 /// Jobs that one statement does.
 pub(super) struct Group<'a> {
@@ -55,15 +57,16 @@ pub(super) fn split(batch: &mut [Box<dyn Job>]) -> (Vec<Group<'_>>, Vec<&mut dyn
             _ => others.push(&mut **job),
         }
     }
+    groups.sort_by_key(|group| ORDER.iter().position(|sql| *sql == group.sql));
     (groups, others)
 }
 
-/// What a group leaves to be done.
+/// What groups leave to be done.
 #[derive(Default)]
 pub(super) struct Rest<'a> {
-    /// What its jobs execute besides.
+    /// What their jobs execute besides.
     pub(super) statements: Vec<Statement>,
-    /// Those that its statement did nothing for. Running them tells why.
+    /// Those that no statement did anything for. Running them tells why.
     pub(super) jobs: Vec<&'a mut dyn Job>,
 }
 
@@ -73,16 +76,22 @@ impl<'a> Group<'a> {
         self.jobs.iter().all(|(job, _)| job.is_single())
     }
 
-    /// Runs the statement, to its end: that commits it, where it is `alone`.
-    pub(super) async fn run(self, connection: &mut SqliteConnection, alone: bool) -> Result<Rest<'a>, Failure> {
-        let rows = query(self.sql, self.jobs.iter().map(|(_, statement)| statement)).fetch_all(connection).await?;
+    /// Runs the statement, to its end: that commits it.
+    pub(super) async fn run_alone(self, connection: &mut SqliteConnection) -> Result<Rest<'a>, Failure> {
+        let mut sequence = Sequence::default();
+        sequence.push(self.sql, self.jobs.iter().map(|(_, statement)| statement));
+        let rows = sequence.run(connection).await.map_err(|(_, error)| error)?;
+        self.take(rows.iter().flatten(), true)
+    }
+
+    fn take<'r>(self, rows: impl Iterator<Item = &'r SqliteRow>, committed: bool) -> Result<Rest<'a>, Failure> {
         // A row without an id is nobody's.
         let mut rows: HashMap<SessionId, &SqliteRow> =
-            rows.iter().filter_map(|row| Some((rows::id(row, "id").ok()?, row))).collect();
+            rows.filter_map(|row| Some((rows::id(row, "id").ok()?, row))).collect();
         let mut rest = Rest::default();
         for (job, statement) in self.jobs {
             match id_of(&statement).and_then(|id| rows.remove(&id)) {
-                Some(row) => rest.statements.extend(job.take(row, alone).map_err(Failure::Operation)?),
+                Some(row) => rest.statements.extend(job.take(row, committed).map_err(Failure::Operation)?),
                 None => rest.jobs.push(job),
             }
         }
@@ -90,22 +99,95 @@ impl<'a> Group<'a> {
     }
 }
 
-/// Executes statements: those that are alike as one.
-pub(super) async fn execute(statements: Vec<Statement>, connection: &mut SqliteConnection) -> Result<(), Failure> {
+/// Begins a transaction and runs the statements of all groups.
+pub(super) async fn begin<'a>(groups: Vec<Group<'a>>, connection: &mut SqliteConnection) -> Result<Rest<'a>, Failure> {
+    let mut sequence = Sequence::default();
+    sequence.push_plain(BEGIN);
+    for group in &groups {
+        sequence.push(group.sql, group.jobs.iter().map(|(_, statement)| statement));
+    }
+    let rows = sequence.run(connection).await.map_err(|(done, error)| {
+        let failure = Failure::from(error);
+        if done == 0 { failure } else { failure.of_operation() }
+    })?;
+    let mut all = Rest::default();
+    for (group, rows) in groups.into_iter().zip(rows.iter().skip(1)) {
+        let rest = group.take(rows.iter(), false)?;
+        all.statements.extend(rest.statements);
+        all.jobs.extend(rest.jobs);
+    }
+    Ok(all)
+}
+
+/// Executes statements, those that are alike as one, and commits the transaction if told so: a
+/// [`Failure::Transaction`] then is that of the commit.
+pub(super) async fn execute(
+    statements: Vec<Statement>,
+    commit: bool,
+    connection: &mut SqliteConnection,
+) -> Result<(), Failure> {
     let mut groups: Vec<(&'static str, Vec<Statement>)> = Vec::new();
     for statement in statements {
         match sql_of(&statement).filter(|sql| FOR_MANY.contains_key(sql) && is_for_many(&statement)) {
-            None => drop(connection.execute(statement).await.map_err(Failure::Operation)?),
+            None => drop(Connection::execute(connection, statement).await.map_err(Failure::Operation)?),
             Some(sql) => match groups.iter_mut().find(|(other, _)| *other == sql) {
                 Some((_, group)) => group.push(statement),
                 None => groups.push((sql, vec![statement])),
             },
         }
     }
-    for (sql, group) in groups {
-        query(sql, group.iter()).execute(&mut *connection).await?;
+    let mut sequence = Sequence::default();
+    for (sql, group) in &groups {
+        sequence.push(sql, group.iter());
     }
-    Ok(())
+    if commit {
+        sequence.push_plain(COMMIT);
+    }
+    sequence.run(connection).await.map(drop).map_err(|(done, error)| {
+        let failure = Failure::from(error);
+        if done == groups.len() { failure } else { failure.of_operation() }
+    })
+}
+
+/// Statements that are run one after the other, in one go: SQLite's driver takes several at once, and
+/// counts their values on.
+#[derive(Default)]
+struct Sequence {
+    sql: String,
+    values: Vec<String>,
+    length: usize,
+}
+
+impl Sequence {
+    fn push_plain(&mut self, sql: &str) {
+        self.sql += sql;
+        self.sql += ";";
+        self.length += 1;
+    }
+
+    fn push<'a>(&mut self, sql: &'static str, statements: impl ExactSizeIterator<Item = &'a Statement>) {
+        self.push_plain(FOR_MANY.get(sql).map_or(sql, String::as_str));
+        self.values.push(json(statements));
+    }
+
+    /// The rows of each; after a failure, how many were done before.
+    async fn run(self, connection: &mut SqliteConnection) -> Result<Vec<Vec<SqliteRow>>, (usize, sqlx::Error)> {
+        if self.length == 0 {
+            return Ok(Vec::new());
+        }
+        let query = self.values.into_iter().fold(sqlx::query(AssertSqlSafe(self.sql)), Query::bind);
+        let mut rows: Vec<_> = (0..self.length).map(|_| Vec::new()).collect();
+        let mut done = 0;
+        let mut steps = connection.fetch_many(query);
+        while let Some(step) = steps.next().await {
+            match step {
+                Ok(Either::Left(_)) => done += 1,
+                Ok(Either::Right(row)) => rows[done].push(row),
+                Err(error) => return Err((done, error)),
+            }
+        }
+        Ok(rows)
+    }
 }
 
 fn sql_of(statement: &Statement) -> Option<&'static str> {
@@ -126,13 +208,6 @@ fn id_of(statement: &Statement) -> Option<SessionId> {
 fn is_for_many(statement: &Statement) -> bool {
     let is_cut = |value: &Value| matches!(value, Value::Text(Some(text)) if text.contains('\0'));
     !statement.values.iter().any(is_cut)
-}
-
-fn query<'a>(
-    sql: &'static str,
-    statements: impl ExactSizeIterator<Item = &'a Statement>,
-) -> Query<'static, Sqlite, SqliteArguments> {
-    sqlx::query(FOR_MANY.get(sql).map_or(sql, String::as_str)).bind(json(statements))
 }
 
 /// The values of each statement: `[["id", 1, "text", null, …], …]`.
@@ -156,7 +231,7 @@ fn json<'a>(statements: impl ExactSizeIterator<Item = &'a Statement>) -> String 
     String::from_utf8(json).unwrap_or_default()
 }
 
-/// A statement for the values of many: `?1` is a JSON array of arrays of them, of which one is an id.
+/// A statement for the values of many: `?` is a JSON array of arrays of them, of which one is an id.
 fn for_many(sql: &str, id: usize) -> String {
     let values = (1..).take_while(|number| sql.contains(&format!("${number}"))).count();
     let column = |number| match number == id {
@@ -164,7 +239,7 @@ fn for_many(sql: &str, id: usize) -> String {
         false => format!("value ->> {} AS v{number}", number - 1),
     };
     let columns = (1..=values).map(column).collect::<Vec<_>>().join(", ");
-    let job = format!("(SELECT {columns} FROM json_each(?1)) AS job");
+    let job = format!("(SELECT {columns} FROM json_each(?)) AS job");
     // The highest number first: `$1` is also how `$10` begins.
     let name = |sql: String, number| sql.replace(&format!("${number}"), &format!("job.v{number}"));
     let sql = (1..=values).rev().fold(sql.to_owned(), name);

@@ -158,7 +158,7 @@ pub(super) enum Failure {
 
 impl Failure {
     /// The same within a transaction, which one statement of it took with it.
-    fn of_operation(self) -> Self {
+    pub(super) fn of_operation(self) -> Self {
         match self {
             Self::Transaction(error) => Self::Operation(error.to_store_error()),
             Self::Operation(_) => self,
@@ -235,14 +235,14 @@ impl Task {
 
     async fn transact(&mut self, batch: &mut [Box<dyn Job>]) -> Result<(), Failure> {
         let durable = batch.iter().any(|job| job.is_durable());
-        let (mut groups, mut others) = alike::split(batch);
+        let (mut groups, others) = alike::split(batch);
         if let ([group], []) = (groups.as_slice(), others.as_slice())
             && group.is_single()
             && let Some(group) = groups.pop()
         {
             return self.run_alone(group, durable).await;
         }
-        let result = self.try_transact(groups, &mut others, durable).await;
+        let result = self.try_transact(groups, others, durable).await;
         if result.is_err() {
             self.roll_back().await;
         }
@@ -253,7 +253,7 @@ impl Task {
     /// where it fails.
     async fn run_alone(&mut self, group: Group<'_>, durable: bool) -> Result<(), Failure> {
         let connection = self.prepare(durable).await?;
-        match group.run(connection, true).await {
+        match group.run_alone(connection).await {
             Ok(rest) => {
                 for job in rest.jobs {
                     self.run_other(job, durable).await;
@@ -290,29 +290,26 @@ impl Task {
         }
     }
 
-    async fn try_transact(
+    async fn try_transact<'a>(
         &mut self,
-        groups: Vec<Group<'_>>,
-        others: &mut [&mut dyn Job],
+        groups: Vec<Group<'a>>,
+        others: Vec<&'a mut dyn Job>,
         durable: bool,
     ) -> Result<(), Failure> {
         let connection = self.prepare(durable).await?;
-        execute(statements::BEGIN, connection).await?;
-        for group in groups {
-            let rest = group.run(connection, false).await.map_err(Failure::of_operation)?;
-            alike::execute(rest.statements, connection).await.map_err(Failure::of_operation)?;
+        let mut rest = alike::begin(groups, connection).await?;
+        rest.jobs.extend(others);
+        if !rest.jobs.is_empty() {
+            alike::execute(std::mem::take(&mut rest.statements), false, connection).await?;
             for job in rest.jobs {
                 job.run(connection).await.map_err(Failure::Operation)?;
             }
         }
-        for job in others {
-            job.run(connection).await.map_err(Failure::Operation)?;
+        let committed = alike::execute(rest.statements, true, connection).await;
+        if let Err(Failure::Transaction(error)) = &committed {
+            self.distrusted |= !matches!(kind(error.get()), Kind::Full | Kind::Busy);
         }
-        let committed = execute(statements::COMMIT, connection).await;
-        if let Err(error) = &committed {
-            self.distrusted |= !matches!(kind(error), Kind::Full | Kind::Busy);
-        }
-        Ok(committed?)
+        committed
     }
 
     /// The connection, opened again if need be, that syncs its commits if `durable`.

@@ -84,6 +84,7 @@ const BOUNDARIES: &[Boundary] = &[
         direct: &[
             "async-trait",
             "bits-core",
+            "futures-util",
             "serde_json",
             "sqlx",
             "thiserror",
