@@ -14,14 +14,24 @@ use rustix::{
 
 use crate::{error::failed, sys::preallocate};
 
+/// So many bytes are only counted: to allocate them takes as long as to write them, and the others wait.
+pub(crate) const LITTLE: u64 = 64 << 10;
+
 /// Hands out the free space, none of it twice.
 #[derive(Debug)]
 pub(crate) struct Room {
     /// Bytes that are never handed out.
     reserve_free: u64,
-    promises: Mutex<HashMap<SessionId, Promise>>,
+    promises: Mutex<Promises>,
     /// Held from looking at the free space until it is taken.
     taking: Mutex<()>,
+}
+
+#[derive(Debug, Default)]
+struct Promises {
+    of_sessions: HashMap<SessionId, Promise>,
+    /// What all of them still need.
+    sum: u128,
 }
 
 /// Space that an upload will need and that is not allocated.
@@ -29,6 +39,29 @@ pub(crate) struct Room {
 struct Promise {
     total: u64,
     written: u64,
+}
+
+impl Promise {
+    fn rest(self) -> u128 {
+        self.total.saturating_sub(self.written).into()
+    }
+}
+
+impl Promises {
+    /// What all but this one still need.
+    fn of_others(&self, session: SessionId) -> u64 {
+        let own = self.of_sessions.get(&session).map_or(0, |promise| promise.rest());
+        u64::try_from(self.sum - own).unwrap_or(u64::MAX)
+    }
+
+    fn set(&mut self, session: SessionId, promise: Option<Promise>) {
+        let old = match promise {
+            Some(promise) => self.of_sessions.insert(session, promise),
+            None => self.of_sessions.remove(&session),
+        };
+        let rest = |promise: Option<Promise>| promise.map_or(0, Promise::rest);
+        self.sum = self.sum - rest(old) + rest(promise);
+    }
 }
 
 impl Room {
@@ -56,29 +89,31 @@ impl Room {
             );
             return Err(StoreError::new(StoreErrorKind::Full, context));
         }
-        if missing > 0 && !preallocate(&file, total).map_err(wrong)? {
-            self.promises().insert(session, Promise { total, written: 0 });
+        if missing > 0 && (total <= LITTLE || !preallocate(&file, total).map_err(wrong)?) {
+            self.promises().set(session, Some(Promise { total, written: 0 }));
         }
         Ok(())
     }
 
     /// Counts on the rest of an upload that a former process made room for.
     pub(crate) fn resume(&self, session: SessionId, stat: &Stat, total: u64, written: u64) {
-        if allocated(stat) < total {
-            self.promises().entry(session).or_insert(Promise { total, written });
+        let mut promises = self.promises();
+        if allocated(stat) < total && !promises.of_sessions.contains_key(&session) {
+            promises.set(session, Some(Promise { total, written }));
         }
     }
 
     /// Notes that an upload is written up to `written`.
     pub(crate) fn wrote(&self, session: SessionId, written: u64) {
-        if let Some(promise) = self.promises().get_mut(&session) {
-            promise.written = written;
+        let mut promises = self.promises();
+        if let Some(promise) = promises.of_sessions.get(&session).copied() {
+            promises.set(session, Some(Promise { written, ..promise }));
         }
     }
 
     /// The upload needs no more room.
     pub(crate) fn forget(&self, session: SessionId) {
-        self.promises().remove(&session);
+        self.promises().set(session, None);
     }
 
     /// Whether anything is left to hand out where `file` lies.
@@ -90,15 +125,12 @@ impl Room {
     /// Bytes that `session` may have where `file` lies.
     fn free(&self, file: impl AsFd, session: SessionId) -> Result<u64> {
         let stat = fstatvfs(file)?;
-        let promises = self.promises();
-        let others = promises.iter().filter(|(other, _)| **other != session);
-        let promised = others.map(|(_, promise)| promise.total.saturating_sub(promise.written));
-        let promised = promised.fold(0, u64::saturating_add);
+        let promised = self.promises().of_others(session);
         let free = stat.f_bavail.saturating_mul(stat.f_frsize);
         Ok(free.saturating_sub(self.reserve_free).saturating_sub(promised))
     }
 
-    fn promises(&self) -> MutexGuard<'_, HashMap<SessionId, Promise>> {
+    fn promises(&self) -> MutexGuard<'_, Promises> {
         self.promises.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -123,11 +155,34 @@ mod tests {
         let stat = fstat(&file).unwrap();
         assert!(allocated(&stat) >= 1 << 20);
         assert_eq!(stat.st_size, 0, "the length is untouched");
-        assert!(room.promises().is_empty());
+        assert!(room.promises().of_sessions.is_empty());
         let full = Room::new(u64::MAX);
         full.reserve(id(1), &file, 1 << 20, "a file").unwrap();
         let error = full.reserve(id(1), &file, 2 << 20, "a file").unwrap_err();
         assert_eq!(error.kind, StoreErrorKind::Full);
+    }
+
+    #[test]
+    fn little_is_counted() {
+        let (one, other) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
+        let room = Room::new(0);
+        room.reserve(id(1), &one, LITTLE, "a file").unwrap();
+        assert_eq!(allocated(&fstat(&one).unwrap()), 0);
+        let of_others = |session| room.promises().of_others(id(session));
+        assert_eq!((of_others(2), of_others(1)), (LITTLE, 0));
+        room.reserve(id(2), &other, 10, "a file").unwrap();
+        assert_eq!((of_others(3), of_others(1)), (LITTLE + 10, 10));
+        room.wrote(id(1), 1000);
+        assert_eq!(of_others(2), LITTLE - 1000);
+        room.wrote(id(1), LITTLE + 1);
+        room.reserve(id(2), &other, 20, "a file").unwrap();
+        assert_eq!((of_others(2), of_others(1)), (0, 20));
+        room.forget(id(1));
+        room.forget(id(2));
+        assert_eq!((of_others(3), room.promises().sum), (0, 0));
+        // Sizes that clients only claim.
+        (1..4).for_each(|session| room.resume(id(session), &fstat(&one).unwrap(), u64::MAX, 0));
+        assert_eq!(of_others(1), u64::MAX);
     }
 
     #[test]

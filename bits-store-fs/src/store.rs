@@ -23,15 +23,12 @@ use crate::{
     publish,
     reading::Reading,
     reply::{self, Writer},
-    room::Room,
+    room::{LITTLE, Room},
     root::{Root, is_removed},
     staging::{self, Disk, Place, Staged},
     sys,
     table::Table,
 };
-
-/// Making room for so many bytes takes no longer than writing them.
-const LITTLE: u64 = 64 << 10;
 
 /// Checkpoints that are made at once before they are due.
 const WELCOME_AT_ONCE: usize = 1;
@@ -87,8 +84,8 @@ impl Default for Options {
 ///
 /// Calls for one session take turns; a write holds its turn until its body ends. System calls run
 /// on the runtime's blocking threads, but on a multi-threaded runtime the writes of a body run in
-/// place, so such a write must not be polled inside a `LocalSet`, and so do looks at a name. One of the
-/// runtime's threads at least is never held up by them. A future that is dropped
+/// place, so such a write must not be polled inside a `LocalSet`, and so do looks at a name and making room
+/// for up to 64 KiB. One of the runtime's threads at least is never held up by them. A future that is dropped
 /// leaves the system call under way to end by itself; the next call for the session waits for it.
 ///
 /// Errors: [`StoreErrorKind::Full`] for no space or quota, [`StoreErrorKind::Denied`] for missing
