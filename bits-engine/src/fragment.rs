@@ -8,6 +8,8 @@ use bits_core::{
     VirtualPath, Written,
 };
 
+use tracing::Instrument;
+
 use crate::{
     body::{Body, Waiting},
     end::{Opened, refused},
@@ -17,7 +19,6 @@ use crate::{
     spans,
     turns::Turn,
 };
-use tracing::Instrument;
 
 /// Most bytes of an upload whose size is committed only with its bytes: until then no row tells that
 /// a Fragment came.

@@ -10,7 +10,7 @@ use std::{
 
 use bits_core::SessionId;
 use futures_util::StreamExt;
-use sqlx::{AssertSqlSafe, Either, Executor, SqliteConnection, query::Query, sqlite::SqliteRow};
+use sqlx::{AssertSqlSafe, Connection as _, Either, Executor, SqliteConnection, query::Query, sqlite::SqliteRow};
 
 use super::{
     statements::{BEGIN, COMMIT, SQL},
@@ -175,18 +175,30 @@ impl Sequence {
         if self.length == 0 {
             return Ok(Vec::new());
         }
+        let length = self.length;
+        let (rows, failed) = self.take_steps(connection).await;
+        let done = rows.len() - 1;
+        let Some(error) = failed.or((done < length).then_some(sqlx::Error::WorkerCrashed)) else { return Ok(rows) };
+        // The driver keeps a sequence of which it could not prepare all, and leaves out the rest the next time.
+        let _ = connection.clear_cached_statements().await;
+        Err((done, error))
+    }
+
+    /// The rows of each that was done, and of the next one; and what failed.
+    async fn take_steps(self, connection: &mut SqliteConnection) -> (Vec<Vec<SqliteRow>>, Option<sqlx::Error>) {
         let query = self.values.into_iter().fold(sqlx::query(AssertSqlSafe(self.sql)), Query::bind);
-        let mut rows: Vec<_> = (0..self.length).map(|_| Vec::new()).collect();
-        let mut done = 0;
+        let (mut rows, mut of_next) = (Vec::with_capacity(self.length + 1), Vec::new());
         let mut steps = connection.fetch_many(query);
-        while let Some(step) = steps.next().await {
-            match step {
-                Ok(Either::Left(_)) => done += 1,
-                Ok(Either::Right(row)) => rows[done].push(row),
-                Err(error) => return Err((done, error)),
+        let failed = loop {
+            match steps.next().await {
+                Some(Ok(Either::Left(_))) => rows.push(std::mem::take(&mut of_next)),
+                Some(Ok(Either::Right(row))) => of_next.push(row),
+                Some(Err(error)) => break Some(error),
+                None => break None,
             }
-        }
-        Ok(rows)
+        };
+        rows.push(of_next);
+        (rows, failed)
     }
 }
 
@@ -460,6 +472,36 @@ mod tests {
         let after = together(&store, &changes).await;
         let received: Vec<_> = after.iter().flatten().map(|session| (session.id, session.received)).collect();
         assert_eq!(received, [(one.id, 4), (other.id, 6)]);
+        store.close().await;
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_prepared_fails_each_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("state.db");
+        // With them no change is a transaction of its own, after whose failure all is opened anew.
+        let options = Options { subscribers: outbox_subscribers(), ..Options::default() };
+        let store = SqliteSessions::open(&path, options).await.unwrap();
+        let (one, other) = (begin(&store, 10).await, begin(&store, 10).await);
+        let (advance, end) = (advance(4, 0, "boot"), Transition::End(Ending::Closed));
+        let mut meddling = SqliteConnectOptions::new().filename(&path).connect().await.unwrap();
+        let mut rename = async |sql| sqlx::query(sql).execute(&mut meddling).await.unwrap();
+        rename("ALTER TABLE session RENAME TO lost").await;
+        for together in [false, false, true, true] {
+            let alone = store.commit(&other, &end).await;
+            assert!(matches!(alone, Err(SessionStoreError::Other(_))), "{alone:?}");
+            let created = store.create(&new(2)).await;
+            assert!(matches!(created, Err(SessionStoreError::Other(_))), "{created:?}");
+            if together {
+                let (advanced, ended) = tokio::join!(store.commit(&one, &advance), store.commit(&other, &end));
+                assert!(matches!(advanced, Err(SessionStoreError::Other(_))), "{advanced:?}");
+                assert!(matches!(ended, Err(SessionStoreError::Other(_))), "{ended:?}");
+            }
+        }
+        rename("ALTER TABLE lost RENAME TO session").await;
+        let (advanced, ended) = tokio::join!(store.commit(&one, &advance), store.commit(&other, &end));
+        assert_eq!(live(advanced.unwrap()).unwrap().received, 4);
+        assert!(matches!(ended.unwrap(), Commit::Ended(_)));
         store.close().await;
     }
 
