@@ -7,7 +7,6 @@ use bits_core::{
     Refusal, Session, SessionEventKind, SessionId, Stopped, StoreError, StoreErrorKind, Transition, Upload,
     VirtualPath, Written,
 };
-
 use tracing::Instrument;
 
 use crate::{
