@@ -201,12 +201,12 @@ fn bytes_before_any_checkpoint_are_sent_again() {
     regresses(machine, upload, 0);
 }
 
-/// The server dies when it has the last byte and before it publishes, then the power fails: the
+/// The server dies when it has the last byte and before it makes it durable, then the power fails: the
 /// row says that all bytes are there. Neither a Close nor a Fragment publishes what is not.
 #[test]
 fn an_upload_that_is_whole_by_its_row_alone_is_not_published() {
     for with_close in [true, false] {
-        let mut machine = Machine::new((Sync::Checkpoint, Publish::LastFragment));
+        let mut machine = Machine::new((Sync::Checkpoint, Publish::CloseSession));
         let sound = machine.server.options.clone();
         machine.server.restart_with(sound.clone().env("BITS_FAULT", "fragment-after-commit:4"));
         let mut upload = machine.upload(4);
