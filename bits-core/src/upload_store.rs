@@ -54,7 +54,8 @@ pub trait UploadStore: Send + Sync + 'static {
     /// Writes `body` at the session's `received`, until it ends. What was written is kept
     /// whatever ends it: the caller commits [`Written::reached`].
     ///
-    /// Must be driven to its end: a dropped future leaves it open how much was written.
+    /// Must be driven to its end: a dropped future leaves it open how much was written. A small upload's
+    /// [size](Upload::total) may be in no row yet, and be another one the next time.
     ///
     /// A [handle](Written::handle) that its caller does not commit is to be [given up](Self::give_up).
     async fn write(&self, upload: &Upload, body: &mut BodyStream<'_>) -> Written;
@@ -66,7 +67,8 @@ pub trait UploadStore: Send + Sync + 'static {
     /// Checks the destination as far as publishing does not, and notes what
     /// [`publish`](Self::publish) will do. The bytes are [synced](Self::sync), unless publishing
     /// them makes them durable: then it answers [`StoreErrorKind::Doubtful`] if they are lost
-    /// before.
+    /// before. What was just [written](Self::write) may be in no row yet where writes are not
+    /// [taken at once](Self::takes_writes_at_once), and the future may be dropped.
     async fn prepare(&self, upload: &Upload, precondition: Precondition) -> Result<PublishIntent, StoreError>;
 
     /// Puts the upload at its destination, durably; on success nothing of it is staged any more

@@ -127,7 +127,7 @@ impl Inner {
             let step = match session.on_close(call.form) {
                 CloseDecision::End | CloseDecision::Discard => self.end(&session, Ending::Closed).await,
                 CloseDecision::Refuse(refusal) => Err(refusal),
-                CloseDecision::PublishEmpty => self.begin(call, &session, 0).await.map(|_| false),
+                CloseDecision::PublishEmpty => self.close_unnamed(call, &session).await,
                 CloseDecision::Publish => {
                     turn.end();
                     self.publish_to_close(call, id).await
@@ -140,6 +140,17 @@ impl Inner {
             }
         }
         refused(Refusal::Unavailable, id)
+    }
+
+    /// Makes an upload that no Fragment named an empty one; whether the session is over. A small one whose
+    /// bytes came before a crash is not named either, and is not to be published empty.
+    async fn close_unnamed(&self, call: &Call, session: &Session) -> Result<bool, Refusal> {
+        let upload = self.upload(session).await?;
+        let available = self.storage(&session.storage)?.available(&upload).await;
+        match available.map_err(|error| call.store_refusal(&error))? {
+            0 => self.begin(call, session, 0).await.map(|_| false),
+            _ => self.end(session, Ending::Closed).await,
+        }
     }
 
     pub(crate) async fn cancel(self: &Arc<Self>, call: &Call, id: SessionId) -> Ack {

@@ -113,6 +113,7 @@ impl Inner {
         match decision {
             // Somebody moved the session while the body was read: the client goes on from there.
             FragmentDecision::Write { .. } if body.is_begun() => {
+                self.name(session).await;
                 Ok(Step::Answer(Ack::fragment(session.id, session.received)))
             }
             FragmentDecision::Write { skip, length } => {
@@ -258,11 +259,11 @@ impl Inner {
         let mut part = body.part(skip, length, waiting, turn.cut.clone());
         let mut written = store.write(&upload, &mut part).await;
         fault("fragment-before-commit");
-        let stopped = written.stopped.take();
-        if stopped.is_none()
+        if written.stopped.is_none()
             && written.reached == total
             && self.is_joined(session)
-            && let Some(publishing) = self.intend_written(session, &written).instrument(spans::prepare(session)).await?
+            && let Some(publishing) =
+                self.intend_written(session, &mut written).instrument(spans::prepare(session)).await?
         {
             self.emit(publishing.progressed_at, &publishing, SessionEventKind::Advanced { from: session.received });
             return Ok(Step::PublishFrom(Box::new(publishing)));
@@ -270,15 +271,18 @@ impl Inner {
         let fixed;
         let session = match session.total {
             Some(_) => session,
-            None => match self.fix(call, session, total).await? {
-                Some(session) => {
+            None => match self.fix(call, session, total).await {
+                Ok(Some(session)) => {
                     fixed = session;
                     &fixed
                 }
-                None => return Ok(Step::Again),
+                other => {
+                    self.give_up(session, written.handle.take()).await;
+                    return other.map(|_| Step::Again);
+                }
             },
         };
-        match stopped {
+        match written.stopped.take() {
             None => {}
             Some(Stopped::Body(BodyError::Length)) => {
                 return Err(Refusal::Malformed("the body is shorter or longer than its Content-Range"));

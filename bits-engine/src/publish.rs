@@ -11,7 +11,7 @@ use std::{
 
 use bits_core::{
     Commit, Directory, Found, Precondition, PublishAt, PublishIntent, Refusal, Reply, Session, SessionEventKind,
-    SessionId, State, StorageKey, StoreError, StoreErrorKind, Transition, Upload, UploadStore, Written,
+    SessionId, State, Stopped, StorageKey, StoreError, StoreErrorKind, Transition, Upload, UploadStore, Written,
 };
 use tokio::sync::watch;
 
@@ -240,11 +240,12 @@ impl Inner {
 
     /// The same as [`Self::intend`] for what was just written to its end and no row tells yet, while
     /// nobody else may write. None where anything is in the way of it: then what was written is
-    /// committed first, and the job finds out what it is.
+    /// committed first, and the job finds out what it is. Of bytes that turn out to be doubtful
+    /// `written` is told: no row may name them.
     pub(crate) async fn intend_written(
         &self,
         session: &Session,
-        written: &Written,
+        written: &mut Written,
     ) -> Result<Option<Session>, Refusal> {
         if !written.pieces.is_empty() || written.handle.is_some() {
             return Ok(None);
@@ -255,7 +256,14 @@ impl Inner {
             Session { total: Some(total), received: total, synced: written.synced, incarnation, ..session.clone() };
         let upload = self.upload(&whole).await?;
         let preparing = tokio::time::timeout(PREPARE_WAIT, self.prepare(store, &whole, &upload));
-        let Ok(Ok(intent)) = preparing.await else { return Ok(None) };
+        let intent = match preparing.await {
+            Ok(Ok(intent)) => intent,
+            Ok(Err(error)) if matches!(error.kind, StoreErrorKind::Doubtful { .. }) => {
+                written.stopped = Some(Stopped::Store(error));
+                return Ok(None);
+            }
+            Ok(Err(_)) | Err(_) => return Ok(None),
+        };
         fault("intent-before-commit");
         self.cache.remove(session.id);
         let commit = self.sessions.commit(session, &Transition::Intend { intent, total }).await;

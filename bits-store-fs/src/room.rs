@@ -15,7 +15,7 @@ use rustix::{
 use crate::{error::failed, sys::preallocate};
 
 /// So many bytes are only counted: to allocate them takes as long as to write them, and the others wait.
-pub(crate) const LITTLE: u64 = 64 << 10;
+const LITTLE: u64 = 64 << 10;
 
 /// Hands out the free space, none of it twice.
 #[derive(Debug)]

@@ -23,7 +23,7 @@ use crate::{
     publish,
     reading::Reading,
     reply::{self, Writer},
-    room::{LITTLE, Room},
+    room::Room,
     root::{Root, is_removed},
     staging::{self, Disk, Place, Staged},
     sys,
@@ -84,8 +84,8 @@ impl Default for Options {
 ///
 /// Calls for one session take turns; a write holds its turn until its body ends. System calls run
 /// on the runtime's blocking threads, but on a multi-threaded runtime the writes of a body run in
-/// place, so such a write must not be polled inside a `LocalSet`, and so do looks at a name and making room
-/// for up to 64 KiB. One of the runtime's threads at least is never held up by them. A future that is dropped
+/// place, so such a write must not be polled inside a `LocalSet`, and so do looks at a name. One of the
+/// runtime's threads at least is never held up by them. A future that is dropped
 /// leaves the system call under way to end by itself; the next call for the session waits for it.
 ///
 /// Errors: [`StoreErrorKind::Full`] for no space or quota, [`StoreErrorKind::Denied`] for missing
@@ -172,8 +172,7 @@ impl UploadStore for LocalStore {
             // An empty upload gets its file when it is published.
             if total == 0 { Ok(()) } else { staged.reserve(disk, &place, total) }
         };
-        let mut turn = self.turn(upload.session).await;
-        if total <= LITTLE { turn.briefly(work).await } else { turn.on_thread(work).await }
+        self.turn(upload.session).await.on_thread(work).await
     }
 
     async fn available(&self, upload: &Upload) -> Result<u64, StoreError> {
@@ -279,17 +278,14 @@ struct Writing {
 
 impl Writing {
     async fn start(&mut self, upload: &Upload) -> Result<(), StoreError> {
-        let is_open = self.turn.staged.as_deref().is_some_and(Staged::is_open);
         // A look at an open file: to be ready for a disk that stalls would cost as much as a write.
         if upload.received > 0
-            && is_open
-            && let Some(staged) = self.turn.staged.as_deref_mut()
+            && let Some(staged) = self.turn.staged.as_deref_mut().filter(|staged| staged.is_open())
         {
             return staged.start(&self.turn.shared.disk, &self.place, upload);
         }
         let (place, upload) = (self.place.clone(), upload.clone());
-        let start = move |disk: &Disk, staged: &mut Staged| staged.start(disk, &place, &upload);
-        if is_open { self.turn.briefly(start).await } else { self.turn.in_place(start).await }
+        self.turn.in_place(move |disk, staged| staged.start(disk, &place, &upload)).await
     }
 
     async fn take(&mut self, body: &mut BodyStream<'_>) -> Option<Stopped> {

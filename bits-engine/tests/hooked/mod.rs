@@ -9,14 +9,16 @@ use async_trait::async_trait;
 use bits_core::{
     BodyStream, Destination, Ending, Found, Opened, Piece, Precondition, PublishIntent, Session, SessionStore, Source,
     Stopped, StorageKey, StoreError, StoreErrorKind, Transition, Upload, UploadStore, Written,
-    conformance::{MemorySessions, MemoryUploads},
+    conformance::MemorySessions,
 };
 
 pub(crate) struct Hooked {
-    inner: Arc<MemoryUploads>,
+    inner: Arc<dyn UploadStore>,
     sessions: Arc<MemorySessions>,
     /// Publishing is denied.
     pub(crate) deny_publish: AtomicBool,
+    /// What is prepared is found to be lost.
+    pub(crate) doubt_prepare: AtomicBool,
     /// Whether what was received is there cannot be said.
     pub(crate) fail_available: AtomicBool,
     /// When room is made for an upload, its session has just been ended and cleaned up.
@@ -30,11 +32,12 @@ pub(crate) struct Hooked {
 }
 
 impl Hooked {
-    pub(crate) fn new(inner: Arc<MemoryUploads>, sessions: Arc<MemorySessions>) -> Self {
+    pub(crate) fn new(inner: Arc<dyn UploadStore>, sessions: Arc<MemorySessions>) -> Self {
         Self {
             inner,
             sessions,
             deny_publish: AtomicBool::new(false),
+            doubt_prepare: AtomicBool::new(false),
             fail_available: AtomicBool::new(false),
             end_at_reserve: AtomicBool::new(false),
             reserved_direct: AtomicBool::new(false),
@@ -97,6 +100,9 @@ impl UploadStore for Hooked {
     }
 
     async fn prepare(&self, upload: &Upload, precondition: Precondition) -> Result<PublishIntent, StoreError> {
+        if self.doubt_prepare.load(Ordering::SeqCst) {
+            return Err(StoreError::new(StoreErrorKind::Doubtful { good: 0 }, "the disk has lost them"));
+        }
         self.inner.prepare(upload, precondition).await
     }
 
