@@ -185,6 +185,7 @@ fn an_upload_is_cancelled_while_it_comes() {
     upload.create().unwrap();
     upload.begin_fragment(1_000_000, 300_000).unwrap();
     let target = format!("/api/sessions/{}", bare(upload.session()));
+    wait_until("the fragment is taken", || get(&server, &target)["total"] == 1_000_000);
     let cancelled = server.admin("DELETE", &target, &[OWN]);
     assert_eq!((cancelled.status, &body(&cancelled)["state"]), (200, &json!("cancelled")));
     assert!(upload.disconnect().unwrap().is_closed(), "nobody is answered any more");
