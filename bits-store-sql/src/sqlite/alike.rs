@@ -179,7 +179,7 @@ impl Sequence {
         let (rows, failed) = self.take_steps(connection).await;
         let done = rows.len() - 1;
         let Some(error) = failed.or((done < length).then_some(sqlx::Error::WorkerCrashed)) else { return Ok(rows) };
-        // The driver keeps a sequence of which it could not prepare all, and leaves out the rest the next time.
+        // The driver keeps a sequence of which it could not prepare all, and its thread dies of it the next time.
         let _ = connection.clear_cached_statements().await;
         Err((done, error))
     }
