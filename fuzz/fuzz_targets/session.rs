@@ -59,7 +59,11 @@ fn on_fragment(session: &Session, range: ContentRange, directory: &Directory, no
             assert!(range.total() <= directory.maximum_upload_size);
             assert!(range.length() <= directory.maximum_fragment_size);
             let begun = must(session, &Transition::Begin { total: range.total(), quota: Quota::NONE }, now);
-            change(&begun, &advance(before + length, 0, true), now)
+            let advanced = change(&begun, &advance(before + length, 0, true), now)?;
+            if range.end() == range.total() && !session.awaits_application(directory) {
+                check_joined(session, &advanced, range.total(), now);
+            }
+            Some(advanced)
         }
         FragmentDecision::Held { next } => {
             assert!(next == before && range.end() <= before && same_total);
@@ -125,8 +129,8 @@ fn on_close(session: &Session, form: Form, directory: &Directory, now: Timestamp
 fn publish(session: &Session, directory: &Directory, now: Timestamp) -> Option<After> {
     let next = match session.state {
         State::ReceiveFragments if session.awaits_application(directory) => Transition::Notify { id: id(1) },
-        State::ReceiveFragments => Transition::Intend(PublishIntent("intent".to_owned())),
-        State::Notify if session.copy => Transition::Intend(PublishIntent("intent".to_owned())),
+        State::ReceiveFragments => intend("intent", session.received),
+        State::Notify if session.copy => intend("intent", session.received),
         State::Notify => Transition::Delivered { reply: None, copy: true },
         State::Publish => Transition::Published,
         State::WaitForClose => panic!("it is complete: {session:?}"),
@@ -158,7 +162,7 @@ fn transition((kind, a, b, c): Event, now: Timestamp) -> Transition {
         12 => Transition::Notify { id: id(a) },
         13 if a & 1 == 0 => Transition::Delivered { reply: reply(b), copy: c & 1 == 0 },
         13 => Transition::Undelivered { refused: (b & 1 == 0).then_some(Hresult(c.into())), reason: None, at: now },
-        14 if a & 1 == 0 => Transition::Intend(PublishIntent(b.to_string())),
+        14 if a & 1 == 0 => intend(&b.to_string(), c.into()),
         14 => Transition::Postpone { until: Timestamp::from_millis(c.into()) },
         // Seldom, so that most sessions live long.
         _ if a < 16 => Transition::End([Ending::Closed, Ending::Cancelled, Ending::Expired][usize::from(b % 3)]),
@@ -170,6 +174,19 @@ fn advance(to: u64, synced: u64, durable: bool) -> Transition {
     let synced = if durable { to } else { synced };
     let (incarnation, pieces) = ("boot".to_owned(), Vec::new());
     Transition::Advance { to, synced, incarnation, pieces, handle: None, durable }
+}
+
+fn intend(intent: &str, total: u64) -> Transition {
+    Transition::Intend { intent: PublishIntent(intent.to_owned()), total }
+}
+
+/// The last bytes committed with the intent come to what they come to when they are committed before it.
+fn check_joined(before: &Session, advanced: &After, total: u64, now: Timestamp) {
+    let After::Live(advanced) = advanced else { panic!("bytes ended {before:?}") };
+    let joined = must(before, &intend("intent", total), now);
+    let apart = must(advanced, &intend("intent", total), now);
+    // Bytes that are published are in no doubt, whichever start of the store wrote them.
+    assert_eq!(Session { incarnation: apart.incarnation.clone(), ..joined }, apart);
 }
 
 /// A change that the session may refuse; what it makes of one is checked.
