@@ -74,7 +74,9 @@ impl Inner {
                 Some(to) if call.packet.kind() == bits_core::PacketType::Fragment => {
                     self.regress(&session, to).await?;
                 }
-                _ => {
+                // The next Fragment would believe what it finds in the cache.
+                Some(_) => return Ok(Opened::Live(Box::new(session))),
+                None => {
                     self.cache.put(&session);
                     return Ok(Opened::Live(Box::new(session)));
                 }

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use bits_core::{
-    Ack, BodyError, Commit, ContentRange, Excess, Found, FragmentDecision, FragmentHead, Principal, Quota, QuotaOf,
-    Refusal, Session, SessionEventKind, SessionId, Stopped, StoreError, StoreErrorKind, Transition, Upload,
+    Ack, BodyError, Commit, ContentRange, Excess, Found, FragmentDecision, FragmentHead, PacketType, Principal, Quota,
+    QuotaOf, Refusal, Session, SessionEventKind, SessionId, Stopped, StoreError, StoreErrorKind, Transition, Upload,
     VirtualPath, Written,
 };
 use tracing::Instrument;
@@ -101,7 +101,7 @@ impl Inner {
     ) -> Result<Step, Refusal> {
         let decision = session.on_fragment(fragment.range, &call.directory);
         if matches!(decision, FragmentDecision::Refuse(_)) {
-            self.name(session).await;
+            self.name(call, session).await;
         } else if session.total.is_none() && self.is_small(call, session, fragment.range) {
             self.reserve(call, session, fragment.range.total()).await?;
         } else if session.total.is_none() {
@@ -113,7 +113,7 @@ impl Inner {
         match decision {
             // Somebody moved the session while the body was read: the client goes on from there.
             FragmentDecision::Write { .. } if body.is_begun() => {
-                self.name(session).await;
+                self.name(call, session).await;
                 Ok(Step::Answer(Ack::fragment(session.id, session.received)))
             }
             FragmentDecision::Write { skip, length } => {
@@ -129,10 +129,10 @@ impl Inner {
         }
     }
 
-    /// Remembers that a Fragment named the session, so that closing it in the override form does
-    /// not publish an empty file.
-    async fn name(&self, session: &Session) {
-        if session.fragment_seen {
+    /// Remembers that a Fragment, if this is one, named the session, so that closing it in the override
+    /// form does not publish an empty file.
+    async fn name(&self, call: &Call, session: &Session) {
+        if session.fragment_seen || call.packet.kind() != PacketType::Fragment {
             return;
         }
         match self.sessions.commit(session, &Transition::Name).await {
@@ -165,7 +165,7 @@ impl Inner {
     pub(crate) async fn begin(&self, call: &Call, session: &Session, total: u64) -> Result<Option<Session>, Refusal> {
         // What can never fit takes no room from others, not even for a moment.
         if let Some(excess) = call.quota().excess(total, 0, 0) {
-            return Err(self.over_quota(session, &self.upload_of(session, total), excess).await);
+            return Err(self.over_quota(call, session, &self.upload_of(session, total), excess).await);
         }
         self.reserve(call, session, total).await?;
         self.fix(call, session, total).await
@@ -180,7 +180,7 @@ impl Inner {
         match self.storage(&session.storage)?.reserve(&self.upload_of(session, total)).await {
             Ok(()) => Ok(()),
             Err(error) => {
-                self.name(session).await;
+                self.name(call, session).await;
                 Err(call.store_refusal(&error))
             }
         }
@@ -196,7 +196,9 @@ impl Inner {
                 self.cache.put(&session);
                 Ok(Some(session))
             }
-            Commit::Exceeds(excess) => Err(self.over_quota(session, &self.upload_of(session, total), excess).await),
+            Commit::Exceeds(excess) => {
+                Err(self.over_quota(call, session, &self.upload_of(session, total), excess).await)
+            }
             _ => {
                 self.cache.remove(session.id);
                 self.discard_if_over(session).await?;
@@ -206,7 +208,7 @@ impl Inner {
     }
 
     /// Gives back the room that was made for an upload before its quota was asked.
-    async fn over_quota(&self, session: &Session, upload: &Upload, excess: Excess) -> Refusal {
+    async fn over_quota(&self, call: &Call, session: &Session, upload: &Upload, excess: Excess) -> Refusal {
         let quota = match excess.of {
             QuotaOf::User => "unfinished_bytes_per_user",
             QuotaOf::Directory => "unfinished_bytes",
@@ -221,7 +223,7 @@ impl Inner {
             upload = upload.total,
             "an upload was refused: it is larger than its quota leaves room for"
         );
-        self.name(session).await;
+        self.name(call, session).await;
         match self.storage(&session.storage) {
             Ok(store) => {
                 let discarded = store.discard(upload).await;

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test ends where something is missing")]
 
+mod dying;
 mod hooked;
 mod notifying;
 
@@ -434,6 +435,20 @@ async fn empty_uploads() {
     let close = Packet::new("/upload/named", "Close-Session").session(id).overridden();
     assert_eq!(rig.send(close, nothing()).await.unwrap().status(), 200);
     assert_eq!(rig.stored("named"), None);
+}
+
+/// Closing an upload that no Fragment named does not name it: closed again, it is still an empty one.
+#[tokio::test]
+async fn an_empty_upload_that_could_not_be_made_is_made_the_next_time() {
+    let rig = Rig::new();
+    let id = rig.create("/upload/f").await;
+    let close = Packet::new("/upload/f", "Close-Session").session(id).overridden();
+    rig.hooks.fail_reserve.store(true, Ordering::SeqCst);
+    let ack = rig.send(close, nothing()).await.unwrap();
+    assert_eq!(code(&ack), Some(Hresult::ERROR_DISK_FULL), "{ack:?}");
+    rig.hooks.fail_reserve.store(false, Ordering::SeqCst);
+    assert_eq!(rig.send(close, nothing()).await.unwrap().status(), 200);
+    assert_eq!(rig.stored("f").unwrap(), "");
 }
 
 #[tokio::test]
@@ -1018,6 +1033,25 @@ async fn the_last_ack_is_durable_whichever_directory_answers() {
     let close = Packet::new("/upload/new/f", "Close-Session").session(id);
     assert_eq!(engine.handle(&close.head(), caller, nothing()).await.unwrap().status(), 200);
     assert_eq!(rig.stored("new/f").unwrap(), "hello");
+}
+
+/// Looking at bytes to close their session makes none of them trustworthy.
+#[tokio::test]
+async fn bytes_that_a_power_loss_left_in_doubt_are_in_doubt_after_a_close_too() {
+    let rig = Rig::over(MemoryUploads::volatile(PART), |_| {});
+    let id = rig.create("/upload/f").await;
+    assert_eq!(rig.fragment("/upload/f", id, 0, b"hello", 3).await.next_offset(), Some(3));
+    rig.meddle(id, Transition::Regress { to: 3 }).await;
+    let directory = Directory::new("/upload", "memory", StorageKey::parse("store").unwrap());
+    let builder = Engine::builder(rig.sessions.clone(), Directories::new(vec![directory]).unwrap());
+    let engine = builder.storage("memory", Arc::new(rig.uploads.restart())).build().unwrap();
+    let caller = Caller { principal: Principal::ANONYMOUS, address: None, secure: false };
+    let close = Packet::new("/upload/f", "Close-Session").session(id);
+    let ack = engine.handle(&close.head(), caller.clone(), nothing()).await.unwrap();
+    assert!(matches!(ack.refusal, Some(bits_core::Refusal::StagedDataVanished)), "{ack:?}");
+    let last = Packet::new("/upload/f", "Fragment").session(id).range(3, 5, 5);
+    let ack = engine.handle(&last.head(), caller, bytes(b"lo")).await.unwrap();
+    assert_eq!((ack.status().as_u16(), ack.next_offset()), (416, Some(0)), "{ack:?}");
 }
 
 /// Jobs that cannot be done as things are must not be in the way of others.

@@ -247,6 +247,14 @@ pub(super) async fn a_quota_counts_unfinished_sizes(probe: impl SessionProbe) {
     let again = fresh("a@x", "/upload").await;
     assert_eq!(store.commit(&again, &within(11, Some(11), None)).await.unwrap(), user(11, 1));
     live(store.commit(&again, &within(10, Some(11), Some(15))).await);
+
+    // A size that comes with the intent counts as one that was fixed before it.
+    let small = live(store.commit(&fresh("c@x", "/small").await, &intend()).await);
+    let next = fresh("c@x", "/small").await;
+    assert_eq!(store.commit(&next, &within(1, Some(10), None)).await.unwrap(), user(10, 10));
+    assert_eq!(store.commit(&next, &within(1, None, Some(10))).await.unwrap(), all(10, 10));
+    live(store.commit(&small, &Transition::Published).await);
+    live(store.commit(&next, &within(10, Some(10), Some(10))).await);
 }
 
 /// However many begin at once, a quota holds exactly.
@@ -332,6 +340,13 @@ pub(super) async fn a_claim_keeps_others_out(probe: impl SessionProbe) {
     }
     let first = live(store.commit(&first, &Transition::Postpone { until: Timestamp::from_millis(1) }).await);
     assert_eq!(store.commit(&second, &intend()).await.unwrap(), Commit::Claimed(first.id));
+    // Neither the size nor the last bytes of one that is kept out are committed.
+    for stage in [Stage::Fresh, Stage::Named, Stage::Begun, Stage::Partly] {
+        let created = store.create(&NewSession { key: first.key.clone(), ..plain() }).await.unwrap();
+        let third = drive(store, created, stage).await;
+        assert_eq!(store.commit(&third, &intend()).await.unwrap(), Commit::Claimed(first.id), "{stage:?}");
+        assert_eq!(load(store, third.id).await, Some(Found::Live(third)));
+    }
 }
 
 /// A claim ends with the publishing, however that ends.

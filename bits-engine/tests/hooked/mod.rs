@@ -21,6 +21,8 @@ pub(crate) struct Hooked {
     pub(crate) doubt_prepare: AtomicBool,
     /// Whether what was received is there cannot be said.
     pub(crate) fail_available: AtomicBool,
+    /// There is no room for anything.
+    pub(crate) fail_reserve: AtomicBool,
     /// When room is made for an upload, its session has just been ended and cleaned up.
     pub(crate) end_at_reserve: AtomicBool,
     /// Whether room is made for an upload that is published without a pause.
@@ -39,6 +41,7 @@ impl Hooked {
             deny_publish: AtomicBool::new(false),
             doubt_prepare: AtomicBool::new(false),
             fail_available: AtomicBool::new(false),
+            fail_reserve: AtomicBool::new(false),
             end_at_reserve: AtomicBool::new(false),
             reserved_direct: AtomicBool::new(false),
             end_at_begin: AtomicBool::new(false),
@@ -63,6 +66,9 @@ impl UploadStore for Hooked {
 
     async fn reserve(&self, upload: &Upload) -> Result<(), StoreError> {
         self.reserved_direct.store(upload.direct, Ordering::SeqCst);
+        if self.fail_reserve.load(Ordering::SeqCst) {
+            return Err(StoreError::new(StoreErrorKind::Full, "there is no room"));
+        }
         if self.end_at_reserve.load(Ordering::SeqCst)
             && let Ok(Some(Found::Live(session))) = self.sessions.load(upload.session).await
         {
