@@ -1,0 +1,97 @@
+//! When a process dies, or a call of it fails.
+
+use std::{
+    future::pending,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use bits_core::StoreErrorKind;
+use tokio::sync::watch;
+
+/// So many points in the life of a process from now: one before and one after each call of its store.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Point(pub(crate) usize);
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Fate {
+    /// The process dies: no call ever ends any more.
+    Dies,
+    Fails(StoreErrorKind),
+}
+
+/// One process.
+#[derive(Debug)]
+pub(crate) struct Fuse {
+    armed: Mutex<Option<(Point, Fate)>>,
+    dead: watch::Sender<bool>,
+}
+
+impl Default for Fuse {
+    fn default() -> Self {
+        Self { armed: Mutex::default(), dead: watch::Sender::new(false) }
+    }
+}
+
+impl Fuse {
+    pub(crate) fn arm(&self, point: Point, fate: Fate) {
+        *self.armed() = Some((point, fate));
+    }
+
+    pub(crate) fn is_armed(&self) -> bool {
+        self.armed().is_some()
+    }
+
+    pub(crate) fn disarm(&self) {
+        *self.armed() = None;
+    }
+
+    pub(crate) fn die(&self) {
+        self.dead.send_replace(true);
+    }
+
+    pub(crate) fn is_dead(&self) -> bool {
+        *self.dead.borrow()
+    }
+
+    pub(crate) async fn died(&self) {
+        let _ = self.dead.subscribe().wait_for(|dead| *dead).await;
+    }
+
+    /// One point in its life.
+    pub(crate) async fn pass(&self) -> Result<(), StoreErrorKind> {
+        match self.fate() {
+            Some(Fate::Dies) => self.die(),
+            Some(Fate::Fails(kind)) => return Err(kind),
+            None => {}
+        }
+        if self.is_dead() { pending().await } else { Ok(()) }
+    }
+
+    /// A call, between two points.
+    pub(crate) async fn around<T, E>(
+        &self,
+        call: impl Future<Output = Result<T, E>>,
+        error: impl Fn(StoreErrorKind) -> E,
+    ) -> Result<T, E> {
+        self.pass().await.map_err(&error)?;
+        let result = call.await;
+        self.pass().await.map_err(error)?;
+        result
+    }
+
+    fn fate(&self) -> Option<Fate> {
+        let mut armed = self.armed();
+        let (point, fate) = armed.as_mut()?;
+        if point.0 > 0 {
+            point.0 -= 1;
+            return None;
+        }
+        let fate = *fate;
+        *armed = None;
+        Some(fate)
+    }
+
+    fn armed(&self) -> MutexGuard<'_, Option<(Point, Fate)>> {
+        self.armed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
