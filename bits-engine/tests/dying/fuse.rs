@@ -16,6 +16,8 @@ pub(crate) struct Point(pub(crate) usize);
 pub(crate) enum Fate {
     /// The process dies: no call ever ends any more.
     Dies,
+    /// The same, and what it was about to send is on its way.
+    DiesLate,
     Fails(StoreErrorKind),
 }
 
@@ -60,7 +62,7 @@ impl Fuse {
     /// One point in its life.
     pub(crate) async fn pass(&self) -> Result<(), StoreErrorKind> {
         match self.fate() {
-            Some(Fate::Dies) => self.die(),
+            Some(Fate::Dies | Fate::DiesLate) => self.die(),
             Some(Fate::Fails(kind)) => return Err(kind),
             None => {}
         }
@@ -77,6 +79,16 @@ impl Fuse {
         let result = call.await;
         self.pass().await.map_err(error)?;
         result
+    }
+
+    /// Whether it dies now with something on its way.
+    pub(crate) fn dies_late(&self) -> bool {
+        let mut armed = self.armed();
+        let is_due = matches!(*armed, Some((Point(0), Fate::DiesLate)));
+        if is_due {
+            *armed = None;
+        }
+        is_due
     }
 
     fn fate(&self) -> Option<Fate> {

@@ -40,6 +40,8 @@ enum Op {
     /// What happens amid the next packet.
     Fate(usize, Fate),
     Restart(Loss),
+    /// What dead processes sent last arrives.
+    Late,
 }
 
 #[derive(Clone, Debug)]
@@ -122,6 +124,7 @@ impl World {
             Op::Cancel => self.end("Cancel-Session", Form::Native).await,
             Op::Fate(point, fate) => self.process.arm(Point(*point), *fate),
             Op::Restart(loss) => self.restart(*loss).await,
+            Op::Late => self.place.late.arrive().await,
         }
         if !matches!(op, Op::Fate(..)) {
             self.process.disarm();
@@ -222,6 +225,21 @@ impl World {
     /// A client that goes on, and a server that lives.
     async fn finish(&mut self) {
         self.process.disarm();
+        // What comes late of the first must not take the place of the second.
+        self.upload().await;
+        self.upload().await;
+        self.place.late.arrive().await;
+        self.check().await;
+        // What is left is for the next process to find.
+        self.engine.stop().await;
+        self.restart(Loss::Nothing).await;
+        self.engine.tidy().await.unwrap();
+        self.engine.delete_orphans().await.unwrap();
+        assert_eq!(self.place.staged().await, Vec::<String>::new());
+    }
+
+    /// The rest of an upload, and the beginning of the next.
+    async fn upload(&mut self) {
         for _ in 0..20 {
             self.rest().await;
             self.check().await;
@@ -234,12 +252,6 @@ impl World {
         self.close().await;
         assert!(self.number > number, "it does not end: {:?}", self.row().await);
         assert_eq!(self.place.read("f").await, Some(content));
-        // What is left is for the next process to find.
-        self.engine.stop().await;
-        self.restart(Loss::Nothing).await;
-        self.engine.tidy().await.unwrap();
-        self.engine.delete_orphans().await.unwrap();
-        assert_eq!(self.place.staged().await, Vec::<String>::new());
     }
 
     async fn row(&self) -> Option<Session> {
@@ -272,15 +284,16 @@ fn any_op() -> impl Strategy<Value = Op> {
         1 => Just(StoreErrorKind::Full),
         1 => Just(StoreErrorKind::Other),
     ];
-    let fate = prop_oneof![2 => Just(Fate::Dies), 1 => kind.prop_map(Fate::Fails)];
+    let fate = prop_oneof![2 => Just(Fate::Dies), 2 => Just(Fate::DiesLate), 1 => kind.prop_map(Fate::Fails)];
     let loss = prop_oneof![Just(Loss::Nothing), Just(Loss::Kept), Just(Loss::Zeros), Just(Loss::Cut)];
     prop_oneof![
         8 => fragment,
         4 => Just(Op::Rest),
         2 => Just(Op::Close),
         1 => Just(Op::Cancel),
-        8 => (0..POINTS, fate).prop_map(|(point, fate)| Op::Fate(point, fate)),
+        8 => (prop_oneof![2 => 0..POINTS / 3, 1 => 0..POINTS], fate).prop_map(|(point, fate)| Op::Fate(point, fate)),
         4 => loss.prop_map(Op::Restart),
+        1 => Just(Op::Late),
     ]
 }
 
@@ -305,6 +318,8 @@ fn live(case: Case, ops: &[Op]) {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig { cases: ProptestConfig::default().cases * 3, ..ProptestConfig::default() })]
+
     #[test]
     fn a_client_that_goes_on_loses_nothing_on_a_disk(
         case in any_case(&[Kind::Disk(SyncAt::Checkpoint), Kind::Disk(SyncAt::Fragment)]),

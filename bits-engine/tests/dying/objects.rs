@@ -1,11 +1,19 @@
 //! A process on an object store that may die at each of its requests, or find it to fail; what it sent last
 //! may come late.
 
-use std::sync::Arc;
+use std::{
+    future::pending,
+    sync::{Arc, Mutex},
+};
 
 use async_trait::async_trait;
 use bits_core::StoreErrorKind;
-use futures_util::{StreamExt, TryStreamExt, stream, stream::BoxStream};
+use futures_util::{
+    FutureExt, StreamExt, TryStreamExt,
+    future::{BoxFuture, join_all},
+    stream,
+    stream::BoxStream,
+};
 use object_store::{
     CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartId, MultipartUpload, ObjectMeta, ObjectStore,
     ObjectStoreExt, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
@@ -16,24 +24,57 @@ use object_store::{
 
 use super::fuse::Fuse;
 
+/// Requests of dead processes that are on their way.
+#[derive(Clone, Default)]
+pub(crate) struct Late(Arc<Mutex<Vec<BoxFuture<'static, ()>>>>);
+
+impl Late {
+    /// They arrive.
+    pub(crate) async fn arrive(&self) {
+        let late = std::mem::take(&mut *self.0.lock().unwrap());
+        join_all(late).await;
+    }
+}
+
 #[derive(Debug)]
 pub(crate) struct Mortal {
     inner: Arc<InMemory>,
     fuse: Arc<Fuse>,
+    late: Late,
 }
 
 impl Mortal {
-    pub(crate) fn new(inner: Arc<InMemory>, fuse: Arc<Fuse>) -> Self {
-        Self { inner, fuse }
+    pub(crate) fn new(inner: Arc<InMemory>, fuse: Arc<Fuse>, late: Late) -> Self {
+        Self { inner, fuse, late }
     }
 
-    async fn request<T>(&self, request: impl Future<Output = Result<T>>) -> Result<T> {
+    async fn read<T>(&self, request: impl Future<Output = Result<T>>) -> Result<T> {
+        self.fuse.around(request, told).await
+    }
+
+    /// Changes something: this may come late.
+    async fn change<T: 'static, R>(&self, request: impl FnOnce(Arc<InMemory>) -> R) -> Result<T>
+    where
+        R: Future<Output = Result<T>> + Send + 'static,
+    {
+        let request = request(self.inner.clone());
+        if self.fuse.dies_late() {
+            self.late.0.lock().unwrap().push(request.map(drop).boxed());
+            self.fuse.die();
+            return pending().await;
+        }
         self.fuse.around(request, told).await
     }
 }
 
 fn told(_: StoreErrorKind) -> Error {
     Error::Generic { store: "Mortal", source: "the connection broke".into() }
+}
+
+impl std::fmt::Debug for Late {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Late")
+    }
 }
 
 impl std::fmt::Display for Mortal {
@@ -45,7 +86,8 @@ impl std::fmt::Display for Mortal {
 #[async_trait]
 impl ObjectStore for Mortal {
     async fn put_opts(&self, path: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
-        self.request(self.inner.put_opts(path, payload, options)).await
+        let path = path.clone();
+        self.change(|inner| async move { inner.put_opts(&path, payload, options).await }).await
     }
 
     async fn put_multipart_opts(&self, path: &Path, options: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
@@ -53,7 +95,7 @@ impl ObjectStore for Mortal {
     }
 
     async fn get_opts(&self, path: &Path, options: GetOptions) -> Result<GetResult> {
-        self.request(self.inner.get_opts(path, options)).await
+        self.read(self.inner.get_opts(path, options)).await
     }
 
     fn delete_stream(&self, paths: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
@@ -77,33 +119,39 @@ impl ObjectStore for Mortal {
     }
 
     async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
-        self.request(self.inner.list_with_delimiter(prefix)).await
+        self.read(self.inner.list_with_delimiter(prefix)).await
     }
 
     async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
-        self.request(self.inner.copy_opts(from, to, options)).await
+        let (from, to) = (from.clone(), to.clone());
+        self.change(|inner| async move { inner.copy_opts(&from, &to, options).await }).await
     }
 }
 
 #[async_trait]
 impl MultipartStore for Mortal {
     async fn create_multipart(&self, path: &Path) -> Result<MultipartId> {
-        self.request(self.inner.create_multipart(path)).await
+        let path = path.clone();
+        self.change(|inner| async move { inner.create_multipart(&path).await }).await
     }
 
     async fn create_multipart_opts(&self, path: &Path, options: PutMultipartOptions) -> Result<MultipartId> {
-        self.request(self.inner.create_multipart_opts(path, options)).await
+        let path = path.clone();
+        self.change(|inner| async move { inner.create_multipart_opts(&path, options).await }).await
     }
 
     async fn put_part(&self, path: &Path, id: &MultipartId, number: usize, payload: PutPayload) -> Result<PartId> {
-        self.request(self.inner.put_part(path, id, number, payload)).await
+        let (path, id) = (path.clone(), id.clone());
+        self.change(|inner| async move { inner.put_part(&path, &id, number, payload).await }).await
     }
 
     async fn complete_multipart(&self, path: &Path, id: &MultipartId, parts: Vec<PartId>) -> Result<PutResult> {
-        self.request(self.inner.complete_multipart(path, id, parts)).await
+        let (path, id) = (path.clone(), id.clone());
+        self.change(|inner| async move { inner.complete_multipart(&path, &id, parts).await }).await
     }
 
     async fn abort_multipart(&self, path: &Path, id: &MultipartId) -> Result<()> {
-        self.request(self.inner.abort_multipart(path, id)).await
+        let (path, id) = (path.clone(), id.clone());
+        self.change(|inner| async move { inner.abort_multipart(&path, &id).await }).await
     }
 }

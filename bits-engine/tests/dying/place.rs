@@ -8,7 +8,11 @@ use bits_store_object::{Backend, ObjectUploads, Traits};
 use futures_util::TryStreamExt;
 use object_store::{ObjectStore, ObjectStoreExt, memory::InMemory, path::Path};
 
-use super::{disk, fuse::Fuse, objects};
+use super::{
+    disk,
+    fuse::Fuse,
+    objects::{self, Late},
+};
 
 const PART: u64 = 1000;
 
@@ -45,13 +49,14 @@ pub(crate) struct Place {
     kind: Kind,
     folder: tempfile::TempDir,
     bucket: Arc<InMemory>,
+    pub(crate) late: Late,
     /// How often the machine was started.
     boots: u32,
 }
 
 impl Place {
     pub(crate) fn new(kind: Kind) -> Self {
-        Self { kind, folder: tempfile::tempdir().unwrap(), bucket: Arc::default(), boots: 0 }
+        Self { kind, folder: tempfile::tempdir().unwrap(), bucket: Arc::default(), late: Late::default(), boots: 0 }
     }
 
     /// The store of a new process.
@@ -64,7 +69,7 @@ impl Place {
                 Arc::new(disk::Mortal::new(LocalStore::open(self.folder.path(), options).unwrap(), fuse))
             }
             Kind::Objects { at_destination: multipart_at_destination } => {
-                let objects = Arc::new(objects::Mortal::new(self.bucket.clone(), fuse));
+                let objects = Arc::new(objects::Mortal::new(self.bucket.clone(), fuse, self.late.clone()));
                 let (longest_key, largest_copy) = (4096, u64::MAX);
                 let session_metadata = "bits-session";
                 let traits = Traits { multipart_at_destination, session_metadata, longest_key, largest_copy };
