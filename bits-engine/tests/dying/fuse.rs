@@ -1,9 +1,6 @@
-//! When a process dies, or a call of it fails.
+//! When a process dies or freezes, or a call of it fails.
 
-use std::{
-    future::pending,
-    sync::{Mutex, MutexGuard, PoisonError},
-};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bits_core::StoreErrorKind;
 use tokio::sync::watch;
@@ -26,11 +23,12 @@ pub(crate) enum Fate {
 pub(crate) struct Fuse {
     armed: Mutex<Option<(Point, Fate)>>,
     dead: watch::Sender<bool>,
+    thawed: watch::Sender<bool>,
 }
 
 impl Default for Fuse {
     fn default() -> Self {
-        Self { armed: Mutex::default(), dead: watch::Sender::new(false) }
+        Self { armed: Mutex::default(), dead: watch::Sender::new(false), thawed: watch::Sender::new(false) }
     }
 }
 
@@ -59,6 +57,11 @@ impl Fuse {
         let _ = self.dead.subscribe().wait_for(|dead| *dead).await;
     }
 
+    /// It was not dead, only frozen: it goes on where it was.
+    pub(crate) fn thaw(&self) {
+        self.thawed.send_replace(true);
+    }
+
     /// One point in its life.
     pub(crate) async fn pass(&self) -> Result<(), StoreErrorKind> {
         match self.fate() {
@@ -66,7 +69,10 @@ impl Fuse {
             Some(Fate::Fails(kind)) => return Err(kind),
             None => {}
         }
-        if self.is_dead() { pending().await } else { Ok(()) }
+        if self.is_dead() {
+            let _ = self.thawed.subscribe().wait_for(|thawed| *thawed).await;
+        }
+        Ok(())
     }
 
     /// A call, between two points.

@@ -1,6 +1,6 @@
-//! Uploads whose server dies, whose store fails, or whose machine loses power at any call of the store: no
-//! byte that was acked for good is lost, nothing but whole files is ever published, and a client that goes
-//! on comes to an end.
+//! Uploads whose server dies or freezes, whose store fails, or whose machine loses power at any call of the
+//! store: no byte that was acked for good is lost, nothing but whole files is ever published, and a client
+//! that goes on comes to an end.
 
 mod disk;
 mod fuse;
@@ -42,6 +42,8 @@ enum Op {
     Restart(Loss),
     /// What dead processes sent last arrives.
     Late,
+    /// Processes were not dead, only frozen. Of those on one disk only one is ever alive.
+    Thaw,
 }
 
 #[derive(Clone, Debug)]
@@ -61,6 +63,8 @@ struct World {
     sessions: Arc<MemorySessions>,
     engine: Engine,
     process: Arc<Fuse>,
+    /// Those before it, which may not be dead.
+    frozen: Vec<(Engine, Arc<Fuse>)>,
     id: SessionId,
     number: u8,
     content: Vec<u8>,
@@ -68,6 +72,8 @@ struct World {
     acked: u64,
     /// What stood there before this upload.
     before: Option<Vec<u8>>,
+    /// What was given up: its last request to an object store may arrive nevertheless.
+    abandoned: Vec<Vec<u8>>,
     complete: bool,
     /// A Fragment was sent.
     named: bool,
@@ -87,11 +93,13 @@ impl World {
             sessions,
             engine,
             process,
+            frozen: Vec::new(),
             id: SessionId::new(uuid::Uuid::nil()),
             number: 0,
             content: Vec::new(),
             acked: 0,
             before: None,
+            abandoned: Vec::new(),
             complete: false,
             named: false,
         };
@@ -105,6 +113,9 @@ impl World {
         let ack = self.send(Packet::new("/upload/f", "Create-Session"), nothing()).await.expect("it does not die");
         assert_eq!(ack.status(), 200, "{ack:?}");
         self.id = ack.session.unwrap();
+        if self.number > 0 && !self.complete && matches!(self.case.kind, Kind::Objects { .. }) {
+            self.abandoned.push(self.content.clone());
+        }
         self.number += 1;
         self.content = (0..self.case.size).map(|at| (at * 7 + usize::from(self.number)) as u8 | 1).collect();
         (self.acked, self.complete, self.named) = (0, false, false);
@@ -124,6 +135,8 @@ impl World {
             Op::Cancel => self.end("Cancel-Session", Form::Native).await,
             Op::Fate(point, fate) => self.process.arm(Point(*point), *fate),
             Op::Restart(loss) => self.restart(*loss).await,
+            Op::Thaw if matches!(self.case.kind, Kind::Disk(_)) => {}
+            Op::Thaw => self.thaw().await,
             Op::Late => self.place.late.arrive().await,
         }
         if !matches!(op, Op::Fate(..)) {
@@ -207,7 +220,18 @@ impl World {
         if let Some(row) = self.row().await.filter(|row| row.state == State::ReceiveFragments) {
             self.acked = self.acked.min(self.place.lose(&row, loss));
         }
-        (self.engine, self.process) = start(&self.case, &self.place, &self.sessions).await;
+        let (engine, process) = start(&self.case, &self.place, &self.sessions).await;
+        let old = (std::mem::replace(&mut self.engine, engine), std::mem::replace(&mut self.process, process));
+        self.frozen.push(old);
+    }
+
+    /// Those that were taken for dead go on, and learn that they were.
+    async fn thaw(&mut self) {
+        for (engine, process) in self.frozen.drain(..) {
+            process.disarm();
+            process.thaw();
+            engine.stop().await;
+        }
     }
 
     async fn check(&mut self) {
@@ -217,7 +241,12 @@ impl World {
             return;
         }
         let is_new = standing.as_deref() == Some(&self.content[..]);
-        assert!(is_new || standing == self.before, "something else stands there: {:?}", standing.map(|all| all.len()));
+        let is_late = standing.as_ref().is_some_and(|standing| self.abandoned.contains(standing));
+        assert!(
+            is_new || is_late || standing == self.before,
+            "something else stands there: {:?}",
+            standing.map(|all| all.len())
+        );
         let Some(row) = self.row().await else { return };
         assert!(row.received >= self.acked, "{} were acked: {row:?}", self.acked);
     }
@@ -229,7 +258,7 @@ impl World {
         self.upload().await;
         self.upload().await;
         self.place.late.arrive().await;
-        self.check().await;
+        self.step(&Op::Thaw).await;
         // What is left is for the next process to find.
         self.engine.stop().await;
         self.restart(Loss::Nothing).await;
@@ -294,6 +323,7 @@ fn any_op() -> impl Strategy<Value = Op> {
         8 => (prop_oneof![2 => 0..POINTS / 3, 1 => 0..POINTS], fate).prop_map(|(point, fate)| Op::Fate(point, fate)),
         4 => loss.prop_map(Op::Restart),
         1 => Just(Op::Late),
+        2 => Just(Op::Thaw),
     ]
 }
 

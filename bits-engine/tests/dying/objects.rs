@@ -1,10 +1,7 @@
 //! A process on an object store that may die at each of its requests, or find it to fail; what it sent last
 //! may come late.
 
-use std::{
-    future::pending,
-    sync::{Arc, Mutex},
-};
+use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use bits_core::StoreErrorKind;
@@ -61,7 +58,8 @@ impl Mortal {
         if self.fuse.dies_late() {
             self.late.0.lock().unwrap().push(request.map(drop).boxed());
             self.fuse.die();
-            return pending().await;
+            let _ = self.fuse.pass().await;
+            return Err(told(StoreErrorKind::Unavailable));
         }
         self.fuse.around(request, told).await
     }
