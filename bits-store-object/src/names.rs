@@ -39,13 +39,17 @@ pub(crate) fn fresh_whole(epoch: u64) -> String {
 }
 
 /// The session, the epoch and the id of a piece that a staged object's name tells:
-/// `<uuid>/<epoch>-...`.
+/// `<uuid>/<epoch>-...`. Replies last through all epochs.
 pub(crate) fn parse(below_staging: &str) -> Option<(SessionId, u64, &str)> {
     let (uuid, name) = below_staging.split_once('/')?;
+    let session = SessionId::new(Uuid::try_parse(uuid).ok()?);
+    if matches!(name, REPLY | RESPONSE) {
+        return Some((session, u64::MAX, name));
+    }
     let (epoch, rest) = name.split_once('-')?;
     let is_ours = !rest.is_empty() && !name.contains('/');
     let id = name.strip_suffix(WHOLE).unwrap_or(name);
-    is_ours.then_some((SessionId::new(Uuid::try_parse(uuid).ok()?), epoch.parse().ok()?, id))
+    is_ours.then_some((session, epoch.parse().ok()?, id))
 }
 
 /// What [`Piece::id`] says.
@@ -188,11 +192,13 @@ mod tests {
         let name = fresh(12, 5);
         let expected = Some((SessionId::new(id), 12, name.as_str()));
         assert_eq!(parse(&format!("{id}/{name}")), expected);
-        for name in ["reply", "response", "12", "12-", "x-1-2", "12-1/2"] {
+        for name in ["replies", "12", "12-", "x-1-2", "12-1/2"] {
             assert_eq!(parse(&format!("{id}/{name}")), None, "{name}");
         }
         assert_eq!(parse(&format!("{id}/{name}{WHOLE}")), expected);
-        assert_eq!(parse(&format!("{id}/{EMPTY}")).map(|(_, epoch, _)| epoch), Some(u64::MAX));
+        for name in [EMPTY, REPLY, RESPONSE] {
+            assert_eq!(parse(&format!("{id}/{name}")), Some((SessionId::new(id), u64::MAX, name)));
+        }
         assert_eq!(parse("no-uuid/1-2-3"), None);
     }
 }

@@ -13,7 +13,7 @@ use crate::{
 /// Objects that are deleted in one go.
 const BATCH: usize = 500;
 
-/// What is staged below `folder`, but for replies.
+/// What is staged below `folder`, replies among it.
 pub(crate) fn list(requests: &Requests, folder: &StorageKey) -> StagedStream {
     let staging = format!("{}/", names::staging_folder(folder));
     let listed = requests.list(staging.trim_end_matches('/')).map_err(StoreError::from);

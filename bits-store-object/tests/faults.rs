@@ -616,6 +616,22 @@ async fn what_is_staged_is_listed_with_its_epoch() {
     assert_eq!(bench.store.staged(&StorageKey::parse("elsewhere").unwrap()).count().await, 0);
 }
 
+/// One may come after its session is over, from a server that was frozen or an application that took its
+/// time. It belongs to no epoch: while its session lives, it stays.
+#[tokio::test]
+async fn replies_are_listed_too() {
+    let bench = Bench::new(AT_DESTINATION).await;
+    let upload = bench.upload(PART);
+    let folder = format!("in/BITS-Sessions/{}", upload.session.uuid());
+    for name in ["reply", "response"] {
+        bench.faulty.inner.put(&Path::from(format!("{folder}/{name}")), "a reply".into()).await.unwrap();
+        let listed: Vec<_> = bench.store.staged(&upload.folder).try_collect().await.unwrap();
+        assert_eq!((listed.len(), listed[0].session, listed[0].epoch), (1, upload.session, u64::MAX), "{name}");
+        bench.store.discard_staged(&listed).await.unwrap();
+        assert_eq!(bench.staged().await, [""; 0], "{name}");
+    }
+}
+
 #[tokio::test]
 async fn what_is_too_large_is_refused_at_once() {
     for (traits, direct, total, fits) in [

@@ -90,7 +90,7 @@ impl UploadStore for Mortal {
     }
 
     async fn open(&self, source: Source<'_>) -> Result<Option<Box<dyn Opened>>, StoreError> {
-        self.inner.open(source).await
+        self.call(self.inner.open(source)).await
     }
 
     async fn check(&self) -> Result<(), StoreError> {

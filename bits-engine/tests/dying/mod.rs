@@ -2,16 +2,21 @@
 //! store: no byte that was acked for good is lost, nothing but whole files is ever published, and a client
 //! that goes on comes to an end.
 
+mod application;
 mod disk;
 mod fuse;
 mod objects;
 mod place;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
+use application::{Application, Teller};
 use bits_core::{
-    Ack, Directory, Form, Found, PublishAt, Quota, Session, SessionId, SessionStore, State, StorageKey, StoreErrorKind,
-    conformance::MemorySessions,
+    Ack, Directory, Form, Found, Notification, NotificationMode, PublishAt, Quota, Session, SessionId, SessionStore,
+    State, StorageKey, StoreErrorKind, conformance::MemorySessions,
 };
 use bits_engine::{Body, Caller, Directories, Engine};
 use bits_store_fs::SyncAt;
@@ -40,6 +45,8 @@ enum Op {
     /// What happens amid the next packet.
     Fate(usize, Fate),
     Restart(Loss),
+    /// Whether the server application takes anything from now on.
+    ApplicationFails(bool),
     /// What dead processes sent last arrives.
     Late,
     /// Processes were not dead, only frozen. Of those on one disk only one is ever alive.
@@ -55,6 +62,8 @@ struct Case {
     /// Something stands there.
     older: bool,
     quota: bool,
+    /// A server application hears of it, and has it published or not.
+    told: Option<bool>,
 }
 
 struct World {
@@ -63,11 +72,14 @@ struct World {
     sessions: Arc<MemorySessions>,
     engine: Engine,
     process: Arc<Fuse>,
+    application: Arc<Application>,
     /// Those before it, which may not be dead.
     frozen: Vec<(Engine, Arc<Fuse>)>,
     id: SessionId,
     number: u8,
     content: Vec<u8>,
+    /// What may be uploaded, of all uploads.
+    all: Vec<Vec<u8>>,
     /// What the client was told.
     acked: u64,
     /// What stood there before this upload.
@@ -86,17 +98,20 @@ impl World {
             place.write("f", b"older").await;
         }
         let sessions = Arc::<MemorySessions>::default();
-        let (engine, process) = start(&case, &place, &sessions).await;
+        let application = Arc::new(Application { copies: case.told == Some(true), ..Application::default() });
+        let (engine, process) = start(&case, &place, &sessions, &application).await;
         let mut world = Self {
             case,
             place,
             sessions,
             engine,
             process,
+            application,
             frozen: Vec::new(),
             id: SessionId::new(uuid::Uuid::nil()),
             number: 0,
             content: Vec::new(),
+            all: vec![Vec::new()],
             acked: 0,
             before: None,
             abandoned: Vec::new(),
@@ -118,6 +133,7 @@ impl World {
         }
         self.number += 1;
         self.content = (0..self.case.size).map(|at| (at * 7 + usize::from(self.number)) as u8 | 1).collect();
+        self.all.push(self.content.clone());
         (self.acked, self.complete, self.named) = (0, false, false);
         self.before = self.place.read("f").await;
     }
@@ -135,6 +151,7 @@ impl World {
             Op::Cancel => self.end("Cancel-Session", Form::Native).await,
             Op::Fate(point, fate) => self.process.arm(Point(*point), *fate),
             Op::Restart(loss) => self.restart(*loss).await,
+            Op::ApplicationFails(fails) => self.application.fails.store(*fails, Ordering::SeqCst),
             Op::Thaw if matches!(self.case.kind, Kind::Disk(_)) => {}
             Op::Thaw => self.thaw().await,
             Op::Late => self.place.late.arrive().await,
@@ -161,7 +178,7 @@ impl World {
         let sent = &self.content[start..start + came.unwrap_or(length)];
         let mut chunks: Vec<_> = sent.chunks(700).map(|chunk| Ok(Bytes::copy_from_slice(chunk))).collect();
         chunks.extend(came.map(|_| Err(BodyError::Disconnected)));
-        let is_calm = came.is_none() && !self.process.is_armed();
+        let is_calm = came.is_none() && !self.process.is_armed() && !self.application.fails.load(Ordering::SeqCst);
         let ack = self.send(packet, Body::new(stream::iter(chunks))).await;
         let Some(next) = ack.as_ref().and_then(Ack::next_offset) else {
             return assert!(!is_calm, "it is not told where to go on: {ack:?}, {:?}", self.row().await);
@@ -220,7 +237,7 @@ impl World {
         if let Some(row) = self.row().await.filter(|row| row.state == State::ReceiveFragments) {
             self.acked = self.acked.min(self.place.lose(&row, loss));
         }
-        let (engine, process) = start(&self.case, &self.place, &self.sessions).await;
+        let (engine, process) = start(&self.case, &self.place, &self.sessions, &self.application).await;
         let old = (std::mem::replace(&mut self.engine, engine), std::mem::replace(&mut self.process, process));
         self.frozen.push(old);
     }
@@ -236,8 +253,9 @@ impl World {
 
     async fn check(&mut self) {
         let standing = self.place.read("f").await;
+        self.check_application();
         if self.complete {
-            assert_eq!(standing.as_deref(), Some(&self.content[..]), "what was acked does not stand there");
+            assert_eq!(standing, self.expected(), "what was acked does not stand there");
             return;
         }
         let is_new = standing.as_deref() == Some(&self.content[..]);
@@ -251,9 +269,24 @@ impl World {
         assert!(row.received >= self.acked, "{} were acked: {row:?}", self.acked);
     }
 
+    /// It gets whole uploads, and all that are complete.
+    fn check_application(&self) {
+        let took = self.application.took.lock().unwrap();
+        for content in took.iter() {
+            assert!(self.all.contains(content), "the application was told of something else: {}", content.len());
+        }
+        assert!(!self.complete || self.case.told.is_none() || took.contains(&self.content), "it was not told");
+    }
+
+    /// What is to stand there once the upload is complete.
+    fn expected(&self) -> Option<Vec<u8>> {
+        if self.case.told == Some(false) { self.before.clone() } else { Some(self.content.clone()) }
+    }
+
     /// A client that goes on, and a server that lives.
     async fn finish(&mut self) {
         self.process.disarm();
+        self.application.fails.store(false, Ordering::SeqCst);
         // What comes late of the first must not take the place of the second.
         self.upload().await;
         self.upload().await;
@@ -277,10 +310,10 @@ impl World {
                 break;
             }
         }
-        let (number, content) = (self.number, self.content.clone());
+        let (number, expected) = (self.number, self.expected());
         self.close().await;
         assert!(self.number > number, "it does not end: {:?}", self.row().await);
-        assert_eq!(self.place.read("f").await, Some(content));
+        assert_eq!(self.place.read("f").await, expected);
     }
 
     async fn row(&self) -> Option<Session> {
@@ -292,16 +325,26 @@ impl World {
 }
 
 /// A process, and what ends it.
-async fn start(case: &Case, place: &Place, sessions: &Arc<MemorySessions>) -> (Engine, Arc<Fuse>) {
+async fn start(
+    case: &Case,
+    place: &Place,
+    sessions: &Arc<MemorySessions>,
+    application: &Arc<Application>,
+) -> (Engine, Arc<Fuse>) {
     let fuse = Arc::<Fuse>::default();
+    let (mode, timeout) = (NotificationMode::ByValue, Duration::from_secs(60));
+    let notification = Notification { mode, url: "http://app/".to_owned(), timeout, limit: None };
     let directory = Directory {
         publish: if case.close { PublishAt::CloseSession } else { PublishAt::LastFragment },
         allow_overwrites: true,
+        notification: case.told.map(|_| notification),
         quota: Quota { directory: case.quota.then_some(u64::MAX), per_user: None },
         ..Directory::new("/upload", "store", StorageKey::ROOT)
     };
     let builder = Engine::builder(sessions.clone(), Directories::new(vec![directory]).unwrap());
-    (builder.storage("store", place.store(fuse.clone()).await).build().unwrap(), fuse)
+    let teller = Teller { application: application.clone(), process: fuse.clone() };
+    let builder = builder.storage("store", place.store(fuse.clone()).await).notifier(Arc::new(teller));
+    (builder.build().unwrap(), fuse)
 }
 
 fn any_op() -> impl Strategy<Value = Op> {
@@ -322,6 +365,7 @@ fn any_op() -> impl Strategy<Value = Op> {
         1 => Just(Op::Cancel),
         8 => (prop_oneof![2 => 0..POINTS / 3, 1 => 0..POINTS], fate).prop_map(|(point, fate)| Op::Fate(point, fate)),
         4 => loss.prop_map(Op::Restart),
+        1 => any::<bool>().prop_map(Op::ApplicationFails),
         1 => Just(Op::Late),
         2 => Just(Op::Thaw),
     ]
@@ -329,8 +373,9 @@ fn any_op() -> impl Strategy<Value = Op> {
 
 fn any_case(kinds: &'static [Kind]) -> impl Strategy<Value = Case> {
     let of = |kind: Kind| (Just(kind), prop::sample::select(kind.sizes()));
-    (prop::sample::select(kinds).prop_flat_map(of), any::<bool>(), any::<bool>(), any::<bool>())
-        .prop_map(|((kind, size), close, older, quota)| Case { kind, size, close, older, quota })
+    let told = prop_oneof![2 => Just(None), 1 => any::<bool>().prop_map(Some)];
+    (prop::sample::select(kinds).prop_flat_map(of), any::<bool>(), any::<bool>(), any::<bool>(), told)
+        .prop_map(|((kind, size), close, older, quota, told)| Case { kind, size, close, older, quota, told })
 }
 
 fn live(case: Case, ops: &[Op]) {
