@@ -110,7 +110,7 @@ pub trait UploadStore: Send + Sync + 'static {
     async fn discard(&self, upload: &Upload) -> Result<(), StoreError>;
 
     /// What is staged below `folder`, whoever it belongs to, in stores where a writer can leave
-    /// something that no row ever names. Replies are left out.
+    /// something that no row ever names.
     fn staged(&self, folder: &StorageKey) -> StagedStream {
         let _ = folder;
         Box::pin(Nothing)
@@ -230,7 +230,8 @@ impl std::fmt::Debug for SharedFiles {
 pub struct StagedObject {
     /// Whose it is, by its name.
     pub session: SessionId,
-    /// The session's epoch when it was written.
+    /// The session's epoch when it was written; [`u64::MAX`] for what lasts through all of them, as
+    /// replies do.
     pub epoch: u64,
     /// The row names it while this is the [`Piece::id`] of one of its pieces, or a word of its
     /// [`Upload::handle`].
