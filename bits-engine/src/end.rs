@@ -75,7 +75,10 @@ impl Inner {
                     self.regress(&session, to).await?;
                 }
                 // The next Fragment would believe what it finds in the cache.
-                Some(_) => return Ok(Opened::Live(Box::new(session))),
+                Some(_) => {
+                    self.cache.remove(session.id);
+                    return Ok(Opened::Live(Box::new(session)));
+                }
                 None => {
                     self.cache.put(&session);
                     return Ok(Opened::Live(Box::new(session)));

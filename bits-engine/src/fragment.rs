@@ -129,8 +129,8 @@ impl Inner {
         }
     }
 
-    /// Remembers that a Fragment, if this is one, named the session, so that closing it in the override
-    /// form does not publish an empty file.
+    /// Remembers that the packet, where it is a Fragment, named the session: closing it in the override
+    /// form does not publish an empty file then.
     async fn name(&self, call: &Call, session: &Session) {
         if session.fragment_seen || call.packet.kind() != PacketType::Fragment {
             return;

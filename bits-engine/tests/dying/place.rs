@@ -1,6 +1,12 @@
 //! Where uploads are kept, whoever serves them.
 
-use std::{fs, sync::Arc};
+use std::{
+    fs,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+};
 
 use bits_core::{Session, UploadStore};
 use bits_store_fs::{LocalStore, SyncAt};
@@ -28,7 +34,7 @@ pub(crate) enum Loss {
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Kind {
-    Disk(SyncAt),
+    Disk,
     /// Whether parts are put together at their destination, or staged and copied.
     Objects {
         at_destination: bool,
@@ -36,10 +42,10 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    /// Both sides of what is done in another way.
+    /// On both sides of each size from which on it is done in another way.
     pub(crate) fn sizes(self) -> &'static [usize] {
         match self {
-            Self::Disk(_) => &[0, 1, 100, 64 << 10, (64 << 10) + 1],
+            Self::Disk => &[0, 1, 100, 64 << 10, (64 << 10) + 1],
             Self::Objects { .. } => &[0, 1, 999, 1000, 1001, 3500],
         }
     }
@@ -50,19 +56,30 @@ pub(crate) struct Place {
     folder: tempfile::TempDir,
     bucket: Arc<InMemory>,
     pub(crate) late: Late,
-    /// How often the machine was started.
+    /// How often the machine was started, and processes on it.
     boots: u32,
+    starts: AtomicU32,
 }
 
 impl Place {
     pub(crate) fn new(kind: Kind) -> Self {
-        Self { kind, folder: tempfile::tempdir().unwrap(), bucket: Arc::default(), late: Late::default(), boots: 0 }
+        Self {
+            kind,
+            folder: tempfile::tempdir().unwrap(),
+            bucket: Arc::default(),
+            late: Late::default(),
+            boots: 0,
+            starts: AtomicU32::new(0),
+        }
     }
 
     /// The store of a new process.
     pub(crate) async fn store(&self, fuse: Arc<Fuse>) -> Arc<dyn UploadStore> {
         match self.kind {
-            Kind::Disk(sync) => {
+            Kind::Disk => {
+                // So that the synced bytes of one process come before unsynced ones of the next.
+                let is_even = self.starts.fetch_add(1, Ordering::SeqCst).is_multiple_of(2);
+                let sync = if is_even { SyncAt::Fragment } else { SyncAt::Checkpoint };
                 let incarnation = Some(format!("boot {}", self.boots));
                 let options =
                     bits_store_fs::Options { reserve_free: 0, sync, incarnation, ..bits_store_fs::Options::default() };
@@ -85,14 +102,14 @@ impl Place {
     /// What stands at `name`.
     pub(crate) async fn read(&self, name: &str) -> Option<Vec<u8>> {
         match self.kind {
-            Kind::Disk(_) => fs::read(self.folder.path().join(name)).ok(),
+            Kind::Disk => fs::read(self.folder.path().join(name)).ok(),
             Kind::Objects { .. } => Some(self.bucket.get(&Path::from(name)).await.ok()?.bytes().await.unwrap().into()),
         }
     }
 
     pub(crate) async fn write(&self, name: &str, content: &[u8]) {
         match self.kind {
-            Kind::Disk(_) => fs::write(self.folder.path().join(name), content).unwrap(),
+            Kind::Disk => fs::write(self.folder.path().join(name), content).unwrap(),
             Kind::Objects { .. } => {
                 self.bucket.put(&Path::from(name), content.to_vec().into()).await.unwrap();
             }
@@ -102,7 +119,7 @@ impl Place {
     /// What is staged.
     pub(crate) async fn staged(&self) -> Vec<String> {
         match self.kind {
-            Kind::Disk(_) => {
+            Kind::Disk => {
                 let entries = fs::read_dir(self.folder.path().join("BITS-Sessions"));
                 let names = entries.into_iter().flatten().map(|entry| entry.unwrap().file_name());
                 names.map(|name| name.into_string().unwrap()).collect()
@@ -120,8 +137,8 @@ impl Place {
         match (self.kind, loss) {
             // What is not synced is in the memory of the process.
             (Kind::Objects { .. }, _) => return session.synced,
-            (Kind::Disk(_), Loss::Nothing) => return session.received,
-            (Kind::Disk(_), Loss::Kept | Loss::Zeros | Loss::Cut) => self.boots += 1,
+            (Kind::Disk, Loss::Nothing) => return session.received,
+            (Kind::Disk, Loss::Kept | Loss::Zeros | Loss::Cut) => self.boots += 1,
         }
         let path = self.folder.path().join("BITS-Sessions").join(session.id.uuid().to_string());
         let synced = usize::try_from(session.synced).unwrap();
