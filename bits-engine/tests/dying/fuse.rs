@@ -11,7 +11,7 @@ pub(crate) struct Point(pub(crate) usize);
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Fate {
-    /// The process dies: no call ever ends any more.
+    /// The process dies: no call ends any more, unless it was only frozen.
     Dies,
     /// The same, and what it was about to send is on its way.
     DiesLate,
